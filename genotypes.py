@@ -1,8 +1,8 @@
 """Cells of networks: the published ones, the found ones, and how they are read, checked and recorded.
 
-A cell has two inputs (0 and 1, the outputs of the two cells before it) and a few nodes (2, 3, ...). A node adds up
-two edges, each an operation applied to an earlier input or node; the cell's output concatenates some of its nodes.
-A network is a stack of normal cells and reduction cells, so a genotype describes one of each.
+A cell has two inputs (0 and 1, the outputs of the two cells before it) and a few nodes (2, 3, ...). A node adds
+up two edges, each an operation applied to an earlier input or node; the cell's output concatenates some of its
+nodes. A network is a stack of normal cells and reduction cells, so a genotype describes one of each.
 """
 
 import ast
@@ -38,8 +38,8 @@ Edge = tuple[str, int]
 
 
 class Genotype(NamedTuple):
-    """A normal and a reduction cell. Edges are (operation, input), two for each node in order; the inputs 0 and 1
-    are the cell's own, 2 is the first node. The concat fields name the nodes that form the cell's output.
+    """A normal and a reduction cell. Edges are (operation, input), two for each node in order; the inputs 0 and
+    1 are the cell's own, 2 is the first node. The concat fields name the nodes that form the cell's output.
     """
 
     normal: tuple[Edge, ...]
@@ -49,7 +49,7 @@ class Genotype(NamedTuple):
 
 
 def _integer(value: object) -> int | None:
-    """An int from anything that is exactly one (NumPy's too), else None. True and False are not numbers here."""
+    """An int from anything that is exactly one (NumPy's too), else None. True and False are no numbers here."""
     if isinstance(value, bool):
         return None
     try:
@@ -58,14 +58,11 @@ def _integer(value: object) -> int | None:
         return None
 
 
-def _check_edge(edge: object, inputs: int, where: str) -> Edge:
+def _check_edge(edge: Any, inputs: int, where: str) -> Edge:
     """One edge as (operation, input), the input below `inputs`; ValueError begins with `where`."""
-    if isinstance(edge, str | Mapping):
+    if isinstance(edge, str | Mapping) or not hasattr(edge, "__len__") or len(edge) != 2:
         raise ValueError(f"{where}: {edge!r} is not an (operation, input) pair")
-    try:
-        operation, source = edge  # type: ignore[misc]
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: {edge!r} is not an (operation, input) pair") from None
+    operation, source = edge
     if not isinstance(operation, str) or operation not in OPERATIONS:
         raise ValueError(f"{where}: operation {operation!r} is not one of {', '.join(OPERATIONS)}")
     number = _integer(source)
@@ -78,11 +75,7 @@ def _check_cell(edges: Any, concat: Any, cell: str) -> tuple[tuple[Edge, ...], t
     """The edges and the concatenated nodes of one cell as tuples; ValueError says which edge is wrong."""
     name = {"normal": "normal cell", "reduce": "reduction cell"}[cell]
     for field, value in ((cell, edges), (f"{cell}_concat", concat)):
-        if (
-            isinstance(value, str | bytes | Mapping)
-            or not hasattr(value, "__len__")
-            or not hasattr(value, "__iter__")
-        ):
+        if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
             raise ValueError(f"{name}: {field} is {value!r}, not a list")
     if len(edges) == 0 or len(edges) % 2:
         raise ValueError(f"{name}: {len(edges)} edges; each node takes two, and there must be a node")
@@ -103,15 +96,12 @@ def _check_cell(edges: Any, concat: Any, cell: str) -> tuple[tuple[Edge, ...], t
 def validate(genotype: Any) -> Genotype:
     """The same genotype with tuples inside, after checking every edge and every concatenated node.
 
-    Takes any four-tuple of sequences (lists, ranges, NumPy integers). ValueError names the cell, and the node and
+    Takes any four sequences (tuples, lists, ranges, NumPy arrays). ValueError names the cell, and the node and
     the edge counted from 0: "normal cell, node 2, edge 1: input 5 is not one of 0..3".
     """
-    if isinstance(genotype, str | bytes | Mapping):
+    if not isinstance(genotype, tuple | list) or len(genotype) != len(FIELDS):
         raise ValueError(f"{genotype!r} is not a genotype: it needs {', '.join(FIELDS)}")
-    try:
-        normal, normal_concat, reduce, reduce_concat = genotype
-    except (TypeError, ValueError):
-        raise ValueError(f"{genotype!r} is not a genotype: it needs {', '.join(FIELDS)}") from None
+    normal, normal_concat, reduce, reduce_concat = genotype
     return Genotype(
         *_check_cell(normal, normal_concat, "normal"), *_check_cell(reduce, reduce_concat, "reduce")
     )
@@ -135,9 +125,7 @@ def from_dict(fields: object) -> Genotype:
     if missing := [field for field in FIELDS if field not in fields]:
         raise ValueError(f"the genotype lacks {', '.join(missing)}")
     if unknown := [str(field) for field in fields if field not in FIELDS]:
-        raise ValueError(
-            f"the genotype has unknown fields: {', '.join(unknown)}; known are {', '.join(FIELDS)}"
-        )
+        raise ValueError(f"the genotype has the unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
     return validate([fields[field] for field in FIELDS])
 
 
@@ -173,20 +161,18 @@ def _read(path: Path) -> Genotype:
 def lookup(arch: str | os.PathLike[str]) -> Genotype:
     """The genotype that `--arch` means: a name in this file, else a JSON file, else a run folder of a search.
 
-    ValueError names the file and what is wrong in it, or lists the known names and the closest one. OSError where
-    a file cannot be read.
+    ValueError names the file and what is wrong in it, or lists the known names and the closest one. OSError
+    where a file cannot be read.
     """
     text = os.fspath(arch)
     if text in names():
         return validate(globals()[text])
-    if text and os.path.isdir(text):
+    if os.path.isdir(text):
         result = Path(text, "genotype.json")
         if not result.is_file():
-            raise ValueError(
-                f"{text}: this folder has no genotype.json; a search writes it when it has chosen a winner"
-            )
+            raise ValueError(f"{text}: this folder has no genotype.json, which a search writes at its end")
         return _read(result)
-    if text and os.path.isfile(text):
+    if os.path.isfile(text):
         return _read(Path(text))
     if os.sep in text or text.endswith(".json"):
         raise ValueError(f"{text}: no such file or folder")
@@ -199,7 +185,7 @@ def lookup(arch: str | os.PathLike[str]) -> Genotype:
 
 
 def _used_names(source: str, file: Path) -> set[str]:
-    """Every name that the code of a file binds or reads, at any depth. ValueError where it is not valid Python."""
+    """Every name that a file's code binds or reads, at any depth. ValueError where it is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError) as error:
@@ -232,9 +218,7 @@ def _check_new_name(name: str, source: str, file: Path) -> None:
             "and is no word of Python's"
         )
     if name in _used_names(source, file):
-        raise ValueError(
-            f"cannot record a cell as {name!r}: {file.name} has that name already; choose another"
-        )
+        raise ValueError(f"cannot record a cell as {name!r}: {file.name} has that name; choose another")
 
 
 def to_source(name: str, genotype: Genotype) -> str:
@@ -255,7 +239,7 @@ def to_source(name: str, genotype: Genotype) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes that record in this folder waiting, where the system has such locks (not Windows)."""
+    """Keeps other processes that record in this folder waiting, where the system can (not on Windows)."""
     try:
         import fcntl
     except ImportError:
@@ -272,8 +256,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def record(name: str, genotype: Genotype, file: str | os.PathLike[str] = __file__) -> None:
     """Appends a found cell to a file of cells (this one by default), which is replaced in one step.
 
-    ValueError where the cell is wrong or the name is taken, used by the file's code, or no plain identifier; OSError
-    where the file cannot be written. In both cases the file stays as it was. Its permissions are kept.
+    ValueError where the cell is wrong or the name is taken, used by the file's code, or no plain identifier;
+    OSError where the file cannot be written. Either way the file stays as it was. Its permissions are kept.
     """
     checked = validate(genotype)
     path = Path(file).resolve()  # a link stays a link, and its target is replaced
