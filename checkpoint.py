@@ -1,0 +1,116 @@
+"""Checkpoints: written whole or not at all, loaded without executing anything from the file.
+
+A checkpoint is one nested dictionary of tensors and plain types in `torch.save` format, so that
+`torch.load(path, weights_only=True)` reads it anywhere. NumPy arrays are stored as tensors.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils import write_atomically
+
+PREVIOUS = ".previous"
+
+
+def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
+    """Write `state` atomically; with `keep_previous` the file that was there stays beside it.
+
+    Raises OSError that names the file where it cannot be written (a full disk, no permission).
+    """
+    path = Path(path)
+    # Serialised in memory first: a full disk is then an ordinary OSError, and never half a file.
+    buffer = io.BytesIO()
+    torch.save(_plain(state), buffer)
+    if keep_previous and path.exists():
+        # A link before the replacement: at no moment is there no good checkpoint.
+        older = previous(path)
+        spare = path.with_name(f".{older.name}")
+        spare.unlink(missing_ok=True)
+        os.link(path, spare)
+        os.replace(spare, older)
+    write_atomically(path, buffer.getbuffer())
+
+
+def previous(path: str | Path) -> Path:
+    """Where `save(path, ..., keep_previous=True)` keeps the checkpoint before the last one."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}{PREVIOUS}{path.suffix}")
+
+
+def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """The dictionary in a checkpoint, on the CPU. Only tensors and plain types are accepted.
+
+    Raises ValueError with one line for a missing, damaged or foreign file, and, where `kind` is given,
+    for a checkpoint whose entry "kind" is another.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        _check_archive(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path}: refused: it holds something other than tensors and plain types, which could run code"
+        ) from None
+    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: holds a {type(state).__name__}, not the dictionary of a checkpoint")
+    if kind is not None and state.get("kind") != kind:
+        raise ValueError(f"{path}: not a checkpoint of {kind}, but of {state.get('kind', 'something else')}")
+    return state
+
+
+def load_newest(path: str | Path, kind: str | None = None) -> tuple[dict[str, Any], str | None]:
+    """The newest good checkpoint of the pair (path, previous(path)), and what was wrong with the newer one.
+
+    Raises ValueError where none of the two is good.
+    """
+    try:
+        return load(path, kind), None
+    except ValueError as error:
+        try:
+            state = load(previous(path), kind)
+        except ValueError:
+            raise error from None
+        return state, f"{error}; went on from {previous(path)}"
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for a zip archive (the format of `torch.save`) with a wrong checksum."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return  # the format before torch 1.6, as published checkpoints have it: it keeps no checksums
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"wrong checksum in {bad}")
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0][:160] or type(error).__name__
+
+
+def _plain(value: Any) -> Any:
+    """The same value with NumPy arrays as tensors and NumPy numbers as Python's."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value).copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):  # named tuples too: weights_only loading knows no classes
+        return tuple(_plain(entry) for entry in value)
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value

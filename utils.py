@@ -1,0 +1,110 @@
+"""What every script needs and has no better home: flags, clear failure, seeds, atomic files, meters."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+
+def parse(config: type[Config], args: Sequence[str] | None = None, default: Config | None = None) -> Config:
+    """Parse the command line into the dataclass `config` and call its `check()` if it has one.
+
+    What is not given keeps the value of `default`. A wrong flag or value ends the program with one line
+    on stderr and exit code 2.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            # A default instance is passed only where there is one: None is a value to tyro.
+            chosen = {} if default is None else {"default": default}
+            parsed = tyro.cli(config, args=args, use_underscores=True, **chosen)  # type: ignore[call-overload]
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        fail(_first_message(printed.getvalue()))
+    try:
+        if hasattr(parsed, "check"):
+            parsed.check()
+    except ValueError as error:
+        fail(str(error))
+    return parsed
+
+
+def run(main: Callable[[Any], None], config: type) -> None:
+    """Parse the flags, call `main(config)`; what a user can cause becomes one line and exit code 2."""
+    parsed = parse(config)
+    try:
+        main(parsed)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped", code=130)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line on stderr (from the first process only) and exit with `code`."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _first_message(panel: str) -> str:
+    """The message of tyro's framed error panel, without frame, title and the help that follows it."""
+    lines = [line.strip("│╭╰╮╯ ") for line in panel.splitlines()]
+    parts = " ".join(line if line.strip("─ ") else "|" for line in lines[1:]).split("|")
+    hint = parts[1].strip() if len(parts) > 2 and "Perhaps you meant" in parts[1] else ""
+    return " ".join(f"{parts[0]} {hint}".split()) + "; --help lists every flag"
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """A seed in [0, 2^63) for one purpose, e.g. `derive_seed(seed, "batches", generation, pair)`."""
+    text = ":".join(str(part) for part in (seed, *purpose)).encode()
+    return (zlib.crc32(text) << 31) ^ zlib.crc32(text[::-1])
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write a file so that, at every moment, its old or its new content is there whole.
+
+    Raises OSError that names the file, e.g. for a full disk; the old content then stays.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private; a result is as readable as any other file
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+class Meter:
+    """Running mean of a quantity, weighted by the number of images."""
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def add(self, mean: float, count: int) -> None:
+        self.total += mean * count
+        self.count += count
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.count)
