@@ -1,8 +1,8 @@
 """Cells of networks: the published ones, the found ones, and how they are read, checked and recorded.
 
-A cell has two inputs (0 and 1, the outputs of the two cells before it) and a few nodes (2, 3, ...). A node adds
-up two edges, each an operation applied to an earlier input or node; the cell's output concatenates some of its
-nodes. A network is a stack of normal cells and reduction cells, so a genotype describes one of each.
+A cell has two inputs (0 and 1, the outputs of the two cells before it) and a few nodes (2, 3, ...). A node
+adds up two edges, each an operation applied to an earlier input or node; the cell's output concatenates some
+of its nodes. A network is a stack of normal cells and reduction cells: a genotype describes one of each.
 """
 
 import ast
@@ -13,6 +13,7 @@ import json
 import keyword
 import operator
 import os
+import reprlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,8 +39,8 @@ Edge = tuple[str, int]
 
 
 class Genotype(NamedTuple):
-    """A normal and a reduction cell. Edges are (operation, input), two for each node in order; the inputs 0 and
-    1 are the cell's own, 2 is the first node. The concat fields name the nodes that form the cell's output.
+    """A normal and a reduction cell. Edges are (operation, input), two for each node in order; the inputs 0
+    and 1 are the cell's own, 2 is the first node. The concat fields name the nodes that form the output.
     """
 
     normal: tuple[Edge, ...]
@@ -49,7 +50,7 @@ class Genotype(NamedTuple):
 
 
 def _integer(value: object) -> int | None:
-    """An int from anything that is exactly one (NumPy's too), else None. True and False are no numbers here."""
+    """An int from anything that is exactly one (NumPy's too), else None. A truth value is no number here."""
     if isinstance(value, bool):
         return None
     try:
@@ -61,13 +62,15 @@ def _integer(value: object) -> int | None:
 def _check_edge(edge: Any, inputs: int, where: str) -> Edge:
     """One edge as (operation, input), the input below `inputs`; ValueError begins with `where`."""
     if isinstance(edge, str | Mapping) or not hasattr(edge, "__len__") or len(edge) != 2:
-        raise ValueError(f"{where}: {edge!r} is not an (operation, input) pair")
+        raise ValueError(f"{where}: {reprlib.repr(edge)} is not an (operation, input) pair")
     operation, source = edge
     if not isinstance(operation, str) or operation not in OPERATIONS:
-        raise ValueError(f"{where}: operation {operation!r} is not one of {', '.join(OPERATIONS)}")
+        raise ValueError(
+            f"{where}: operation {reprlib.repr(operation)} is not one of {', '.join(OPERATIONS)}"
+        )
     number = _integer(source)
     if number is None or not 0 <= number < inputs:
-        raise ValueError(f"{where}: input {source!r} is not one of 0..{inputs - 1}")
+        raise ValueError(f"{where}: input {reprlib.repr(source)} is not one of 0..{inputs - 1}")
     return operation, number
 
 
@@ -76,7 +79,7 @@ def _check_cell(edges: Any, concat: Any, cell: str) -> tuple[tuple[Edge, ...], t
     name = {"normal": "normal cell", "reduce": "reduction cell"}[cell]
     for field, value in ((cell, edges), (f"{cell}_concat", concat)):
         if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
-            raise ValueError(f"{name}: {field} is {value!r}, not a list")
+            raise ValueError(f"{name}: {field} is {reprlib.repr(value)}, not a list")
     if len(edges) == 0 or len(edges) % 2:
         raise ValueError(f"{name}: {len(edges)} edges; each node takes two, and there must be a node")
     checked = tuple(
@@ -87,7 +90,7 @@ def _check_cell(edges: Any, concat: Any, cell: str) -> tuple[tuple[Edge, ...], t
     outputs = tuple(_integer(node) for node in concat)
     for node, number in zip(concat, outputs, strict=True):
         if number is None or not 2 <= number <= last:
-            raise ValueError(f"{name}, {cell}_concat: node {node!r} is not one of 2..{last}")
+            raise ValueError(f"{name}, {cell}_concat: node {reprlib.repr(node)} is not one of 2..{last}")
     if not outputs or len(set(outputs)) < len(outputs):
         raise ValueError(f"{name}, {cell}_concat: {list(outputs)} must name at least one node, each once")
     return checked, tuple(node for node in outputs if node is not None)
@@ -96,11 +99,11 @@ def _check_cell(edges: Any, concat: Any, cell: str) -> tuple[tuple[Edge, ...], t
 def validate(genotype: Any) -> Genotype:
     """The same genotype with tuples inside, after checking every edge and every concatenated node.
 
-    Takes any four sequences (tuples, lists, ranges, NumPy arrays). ValueError names the cell, and the node and
-    the edge counted from 0: "normal cell, node 2, edge 1: input 5 is not one of 0..3".
+    Takes any four sequences (tuples, lists, ranges, NumPy arrays). ValueError names the cell, and the node
+    and the edge counted from 0: "normal cell, node 2, edge 1: input 5 is not one of 0..3".
     """
     if not isinstance(genotype, tuple | list) or len(genotype) != len(FIELDS):
-        raise ValueError(f"{genotype!r} is not a genotype: it needs {', '.join(FIELDS)}")
+        raise ValueError(f"{reprlib.repr(genotype)} is not a genotype: it needs {', '.join(FIELDS)}")
     normal, normal_concat, reduce, reduce_concat = genotype
     return Genotype(
         *_check_cell(normal, normal_concat, "normal"), *_check_cell(reduce, reduce_concat, "reduce")
@@ -125,7 +128,9 @@ def from_dict(fields: object) -> Genotype:
     if missing := [field for field in FIELDS if field not in fields]:
         raise ValueError(f"the genotype lacks {', '.join(missing)}")
     if unknown := [str(field) for field in fields if field not in FIELDS]:
-        raise ValueError(f"the genotype has the unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
+        raise ValueError(
+            f"the genotype has the unknown field {reprlib.repr(unknown[0])}; known are {', '.join(FIELDS)}"
+        )
     return validate([fields[field] for field in FIELDS])
 
 
@@ -190,17 +195,9 @@ def _used_names(source: str, file: Path) -> set[str]:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"{file}: not valid Python, so nothing was recorded ({error})") from None
-    used: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Name):
-            used.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            used.add(node.name)
-        elif isinstance(node, ast.arg):
-            used.add(node.arg)
-        elif isinstance(node, ast.alias):
-            used.add((node.asname or node.name).split(".")[0])
-    return used
+    # Where the syntax tree keeps names: variables, definitions and imports, arguments, renamed imports.
+    fields = [getattr(node, field, None) for node in nodes for field in ("id", "name", "arg", "asname")]
+    return {field.split(".")[0] for field in fields if isinstance(field, str)}
 
 
 def check_new_name(name: str, file: str | os.PathLike[str] = __file__) -> None:
@@ -217,23 +214,23 @@ def _check_new_name(name: str, source: str, file: Path) -> None:
             f"cannot record a cell as {name!r}: a name begins with a letter, has letters, digits and _ only, "
             "and is no word of Python's"
         )
-    if name in _used_names(source, file):
+    used = _used_names(source, file)
+    if "Genotype" not in used:
+        raise ValueError(f"{file}: a cell can only be recorded where Genotype is defined or imported")
+    if name in used:
         raise ValueError(f"cannot record a cell as {name!r}: {file.name} has that name; choose another")
 
 
 def to_source(name: str, genotype: Genotype) -> str:
-    """The statement that defines a cell, laid out as those below: one node a line."""
-    checked = validate(genotype)
+    """The statement that defines a cell, laid out as those below: two nodes, that is four edges, a line."""
     lines = [f"{name} = Genotype("]
-    for cell, edges, concat in (
-        ("normal", checked.normal, checked.normal_concat),
-        ("reduce", checked.reduce, checked.reduce_concat),
-    ):
-        written = [f'("{operation}", {source})' for operation, source in edges]
-        nodes = zip(written[::2], written[1::2], strict=True)
-        lines += [f"    {cell}=(", *(f"        {first}, {second}," for first, second in nodes), "    ),"]
-        outputs = ", ".join(str(node) for node in concat) + ("," if len(concat) == 1 else "")
-        lines.append(f"    {cell}_concat=({outputs}),")
+    for field, values in to_dict(genotype).items():
+        if field in CELLS:
+            edges = [f'("{operation}", {source}),' for operation, source in values]
+            rows = [" ".join(edges[start : start + 4]) for start in range(0, len(edges), 4)]
+            lines += [f"    {field}=(", *(f"        {row}" for row in rows), "    ),"]
+        else:
+            lines.append(f"    {field}=({', '.join(map(str, values))}{',' * (len(values) == 1)}),")
     return "\n".join([*lines, ")"]) + "\n"
 
 
@@ -283,23 +280,19 @@ def record(name: str, genotype: Genotype, file: str | os.PathLike[str] = __file_
 
 
 # fmt: off
-# The cells, one node a line. First the published ones, then those that `record` appends.
+# The cells, two nodes a line. First the published ones, then those that `record` appends.
 
 # Zoph et al. 2018, arXiv 1707.07012.
 NASNet = Genotype(
     normal=(
-        ("sep_conv_5x5", 1), ("sep_conv_3x3", 0),
-        ("sep_conv_5x5", 0), ("sep_conv_3x3", 0),
-        ("avg_pool_3x3", 1), ("skip_connect", 0),
-        ("avg_pool_3x3", 0), ("avg_pool_3x3", 0),
+        ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("sep_conv_5x5", 0), ("sep_conv_3x3", 0),
+        ("avg_pool_3x3", 1), ("skip_connect", 0), ("avg_pool_3x3", 0), ("avg_pool_3x3", 0),
         ("sep_conv_3x3", 1), ("skip_connect", 1),
     ),
     normal_concat=(2, 3, 4, 5, 6),
     reduce=(
-        ("sep_conv_5x5", 1), ("sep_conv_7x7", 0),
-        ("max_pool_3x3", 1), ("sep_conv_7x7", 0),
-        ("avg_pool_3x3", 1), ("sep_conv_5x5", 0),
-        ("skip_connect", 3), ("avg_pool_3x3", 2),
+        ("sep_conv_5x5", 1), ("sep_conv_7x7", 0), ("max_pool_3x3", 1), ("sep_conv_7x7", 0),
+        ("avg_pool_3x3", 1), ("sep_conv_5x5", 0), ("skip_connect", 3), ("avg_pool_3x3", 2),
         ("sep_conv_3x3", 2), ("max_pool_3x3", 1),
     ),
     reduce_concat=(4, 5, 6),
@@ -308,18 +301,14 @@ NASNet = Genotype(
 # Real et al. 2019, arXiv 1802.01548: AmoebaNet-A.
 AmoebaNet = Genotype(
     normal=(
-        ("avg_pool_3x3", 0), ("max_pool_3x3", 1),
-        ("sep_conv_3x3", 0), ("sep_conv_5x5", 2),
-        ("sep_conv_3x3", 0), ("avg_pool_3x3", 3),
-        ("sep_conv_3x3", 1), ("skip_connect", 1),
+        ("avg_pool_3x3", 0), ("max_pool_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_5x5", 2),
+        ("sep_conv_3x3", 0), ("avg_pool_3x3", 3), ("sep_conv_3x3", 1), ("skip_connect", 1),
         ("skip_connect", 0), ("avg_pool_3x3", 1),
     ),
     normal_concat=(4, 5, 6),
     reduce=(
-        ("avg_pool_3x3", 0), ("sep_conv_3x3", 1),
-        ("max_pool_3x3", 0), ("sep_conv_7x7", 2),
-        ("sep_conv_7x7", 0), ("avg_pool_3x3", 1),
-        ("max_pool_3x3", 0), ("max_pool_3x3", 1),
+        ("avg_pool_3x3", 0), ("sep_conv_3x3", 1), ("max_pool_3x3", 0), ("sep_conv_7x7", 2),
+        ("sep_conv_7x7", 0), ("avg_pool_3x3", 1), ("max_pool_3x3", 0), ("max_pool_3x3", 1),
         ("conv_7x1_1x7", 0), ("sep_conv_3x3", 5),
     ),
     reduce_concat=(3, 4, 6),
@@ -328,17 +317,13 @@ AmoebaNet = Genotype(
 # Liu et al. 2019, arXiv 1806.09055: first order.
 DARTS_V1 = Genotype(
     normal=(
-        ("sep_conv_3x3", 1), ("sep_conv_3x3", 0),
-        ("skip_connect", 0), ("sep_conv_3x3", 1),
-        ("skip_connect", 0), ("sep_conv_3x3", 1),
-        ("sep_conv_3x3", 0), ("skip_connect", 2),
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 0), ("sep_conv_3x3", 1),
+        ("skip_connect", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 2),
     ),
     normal_concat=(2, 3, 4, 5),
     reduce=(
-        ("max_pool_3x3", 0), ("max_pool_3x3", 1),
-        ("skip_connect", 2), ("max_pool_3x3", 0),
-        ("max_pool_3x3", 0), ("skip_connect", 2),
-        ("skip_connect", 2), ("avg_pool_3x3", 0),
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 0),
+        ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("avg_pool_3x3", 0),
     ),
     reduce_concat=(2, 3, 4, 5),
 )
@@ -346,17 +331,13 @@ DARTS_V1 = Genotype(
 # Liu et al. 2019, arXiv 1806.09055: second order.
 DARTS_V2 = Genotype(
     normal=(
-        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
-        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
-        ("sep_conv_3x3", 1), ("skip_connect", 0),
-        ("skip_connect", 0), ("dil_conv_3x3", 2),
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("skip_connect", 0), ("skip_connect", 0), ("dil_conv_3x3", 2),
     ),
     normal_concat=(2, 3, 4, 5),
     reduce=(
-        ("max_pool_3x3", 0), ("max_pool_3x3", 1),
-        ("skip_connect", 2), ("max_pool_3x3", 1),
-        ("max_pool_3x3", 0), ("skip_connect", 2),
-        ("skip_connect", 2), ("max_pool_3x3", 1),
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 1),
+        ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("max_pool_3x3", 1),
     ),
     reduce_concat=(2, 3, 4, 5),
 )
@@ -366,17 +347,13 @@ DARTS = DARTS_V2
 # Xu et al. 2020, arXiv 1907.05737: searched on CIFAR-10.
 PC_DARTS_cifar = Genotype(
     normal=(
-        ("sep_conv_3x3", 1), ("skip_connect", 0),
-        ("sep_conv_3x3", 0), ("dil_conv_3x3", 1),
-        ("sep_conv_5x5", 0), ("sep_conv_3x3", 1),
-        ("avg_pool_3x3", 0), ("dil_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_3x3", 0), ("dil_conv_3x3", 1),
+        ("sep_conv_5x5", 0), ("sep_conv_3x3", 1), ("avg_pool_3x3", 0), ("dil_conv_3x3", 1),
     ),
     normal_concat=(2, 3, 4, 5),
     reduce=(
-        ("sep_conv_5x5", 1), ("max_pool_3x3", 0),
-        ("sep_conv_5x5", 1), ("sep_conv_5x5", 2),
-        ("sep_conv_3x3", 0), ("sep_conv_3x3", 3),
-        ("sep_conv_3x3", 1), ("sep_conv_3x3", 2),
+        ("sep_conv_5x5", 1), ("max_pool_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_5x5", 2),
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 3), ("sep_conv_3x3", 1), ("sep_conv_3x3", 2),
     ),
     reduce_concat=(2, 3, 4, 5),
 )
@@ -384,17 +361,13 @@ PC_DARTS_cifar = Genotype(
 # Xu et al. 2020, arXiv 1907.05737: searched on ImageNet.
 PC_DARTS_image = Genotype(
     normal=(
-        ("skip_connect", 1), ("sep_conv_3x3", 0),
-        ("sep_conv_3x3", 0), ("skip_connect", 1),
-        ("sep_conv_3x3", 1), ("sep_conv_3x3", 3),
-        ("sep_conv_3x3", 1), ("dil_conv_5x5", 4),
+        ("skip_connect", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 0), ("skip_connect", 1),
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 3), ("sep_conv_3x3", 1), ("dil_conv_5x5", 4),
     ),
     normal_concat=(2, 3, 4, 5),
     reduce=(
-        ("sep_conv_3x3", 0), ("skip_connect", 1),
-        ("dil_conv_5x5", 2), ("max_pool_3x3", 1),
-        ("sep_conv_3x3", 2), ("sep_conv_3x3", 1),
-        ("sep_conv_5x5", 0), ("sep_conv_3x3", 3),
+        ("sep_conv_3x3", 0), ("skip_connect", 1), ("dil_conv_5x5", 2), ("max_pool_3x3", 1),
+        ("sep_conv_3x3", 2), ("sep_conv_3x3", 1), ("sep_conv_5x5", 0), ("sep_conv_3x3", 3),
     ),
     reduce_concat=(2, 3, 4, 5),
 )
@@ -402,17 +375,13 @@ PC_DARTS_image = Genotype(
 # Chen et al. 2019, arXiv 1904.12760.
 PDARTS = Genotype(
     normal=(
-        ("skip_connect", 0), ("dil_conv_3x3", 1),
-        ("skip_connect", 0), ("sep_conv_3x3", 1),
-        ("sep_conv_3x3", 1), ("sep_conv_3x3", 3),
-        ("sep_conv_3x3", 0), ("dil_conv_5x5", 4),
+        ("skip_connect", 0), ("dil_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 3), ("sep_conv_3x3", 0), ("dil_conv_5x5", 4),
     ),
     normal_concat=(2, 3, 4, 5),
     reduce=(
-        ("avg_pool_3x3", 0), ("sep_conv_5x5", 1),
-        ("sep_conv_3x3", 0), ("dil_conv_5x5", 2),
-        ("max_pool_3x3", 0), ("dil_conv_3x3", 1),
-        ("dil_conv_3x3", 1), ("dil_conv_5x5", 3),
+        ("avg_pool_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("dil_conv_5x5", 2),
+        ("max_pool_3x3", 0), ("dil_conv_3x3", 1), ("dil_conv_3x3", 1), ("dil_conv_5x5", 3),
     ),
     reduce_concat=(2, 3, 4, 5),
 )
@@ -420,17 +389,13 @@ PDARTS = Genotype(
 # Tan et al. 2021, arXiv 2009.06193.
 RelativeNAS = Genotype(
     normal=(
-        ("sep_conv_3x3", 0), ("dil_conv_5x5", 1),
-        ("sep_conv_3x3", 1), ("sep_conv_3x3", 1),
-        ("sep_conv_3x3", 1), ("sep_conv_5x5", 1),
-        ("skip_connect", 0), ("sep_conv_3x3", 0),
+        ("sep_conv_3x3", 0), ("dil_conv_5x5", 1), ("sep_conv_3x3", 1), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("sep_conv_5x5", 1), ("skip_connect", 0), ("sep_conv_3x3", 0),
     ),
     normal_concat=(2, 3, 4, 5),
     reduce=(
-        ("avg_pool_3x3", 1), ("max_pool_3x3", 1),
-        ("dil_conv_5x5", 1), ("max_pool_3x3", 1),
-        ("avg_pool_3x3", 3), ("skip_connect", 1),
-        ("dil_conv_5x5", 3), ("sep_conv_3x3", 1),
+        ("avg_pool_3x3", 1), ("max_pool_3x3", 1), ("dil_conv_5x5", 1), ("max_pool_3x3", 1),
+        ("avg_pool_3x3", 3), ("skip_connect", 1), ("dil_conv_5x5", 3), ("sep_conv_3x3", 1),
     ),
     reduce_concat=(2, 3, 4, 5),
 )
