@@ -37,7 +37,7 @@ def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -
         spare.unlink(missing_ok=True)
         os.link(path, spare)
         os.replace(spare, older)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, buffer.getvalue())
 
 
 def previous(path: str | Path) -> Path:

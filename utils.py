@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
@@ -27,18 +27,18 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
     try:
         with contextlib.redirect_stderr(printed):
             # A default instance is passed only where there is one: None is a value to tyro.
-            chosen = {} if default is None else {"default": default}
-            parsed = tyro.cli(config, args=args, use_underscores=True, **chosen)  # type: ignore[call-overload]
+            chosen: dict[str, Any] = {} if default is None else {"default": default}
+            result = cast(Config, tyro.cli(config, args=args, use_underscores=True, **chosen))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         fail(_first_message(printed.getvalue()))
     try:
-        if hasattr(parsed, "check"):
-            parsed.check()
+        if hasattr(result, "check"):
+            result.check()
     except ValueError as error:
         fail(str(error))
-    return parsed
+    return result
 
 
 def run(main: Callable[[Any], None], config: type) -> None:
