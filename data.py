@@ -1,0 +1,288 @@
+"""Data sets as uint8 tensors on the device, batched augmentation there, and splits.
+
+    train = data.load("cifar10", "./data")                       # downloads through torchvision if need be
+    train_half, validation_half = data.split(len(train), 0.5, seed=0)
+    statistics = data.channel_statistics(train.images)
+    augmentation = data.Augmentation.of(train, "cifar10", cutout=True)
+    for images, labels in data.batches(train, 96, statistics, generator=generator, augmentation=augmentation):
+        ...
+
+An epoch draws all its random numbers at once from a CPU generator, so CPU and CUDA see the same batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import image_files
+
+SETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
+PARTS = ("train", "test")
+SMALLEST_IMAGE = 8
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each channel, for pixel values scaled to [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+# The figures that published CIFAR checkpoints were trained with; other sets are measured.
+PUBLISHED_STATISTICS = {
+    "cifar10": Statistics((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
+    "cifar100": Statistics((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+}
+
+
+@dataclass
+class ImageSet:
+    """Labelled images in memory: images uint8 (N, C, H, W), labels int64 (N,), the classes' names by label.
+
+    The images' memory is laid out as (N, H, W, C), which is what cropping and channels_last need.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8
+        assert self.images.dim() == 4
+        assert self.labels.shape == self.images.shape[:1]
+        self.images = self.images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels; all images are square."""
+        return self.images.shape[2]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on another device."""
+        return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
+
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """The images of these indices (int64, any order), with all classes."""
+        indices = indices.to(self.labels.device)
+        rows = self.images.permute(0, 2, 3, 1).index_select(0, indices)  # (n, H, W, C)
+        return ImageSet(rows.permute(0, 3, 1, 2), self.labels.index_select(0, indices), self.classes)
+
+
+def split(count: int, portion: float, seed: int, images: int | None = None) -> tuple[Tensor, Tensor]:
+    """Shuffle 0..count-1 by the seed and cut: (training indices, validation indices), training first.
+
+    With `images`, only that many of the shuffled indices are used. The split is not stratified, as in the
+    published search. ValueError if there are fewer images, or if a part would be empty.
+    """
+    if images is not None and not 2 <= images <= count:
+        raise ValueError(
+            f"{images} images were asked for, but the training set has {count}; allowed: 2 to {count}"
+        )
+    if not 0 < portion < 1:
+        raise ValueError(f"--train_portion {portion}: allowed are numbers between 0 and 1, without these two")
+    used = count if images is None else images
+    cut = int(used * portion)
+    if cut == 0 or cut == used:
+        raise ValueError(
+            f"--train_portion {portion} of {used} images leaves {cut} to train and {used - cut} to validate"
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:used]
+    return order[:cut], order[cut:]
+
+
+def channel_statistics(images: Tensor) -> Statistics:
+    """Mean and standard deviation of every channel of uint8 images (N, C, H, W), exact, in units of 1/255.
+
+    A constant channel gets 1/255 as its deviation, so that it can be divided by.
+    """
+    sums = torch.zeros(images.shape[1], dtype=torch.int64)
+    squares = torch.zeros_like(sums)
+    for part in images.split(4096):
+        values = part.to(torch.int32)
+        sums += values.sum(dim=(0, 2, 3)).cpu()
+        squares += values.square().sum(dim=(0, 2, 3)).cpu()
+    count = images.numel() // images.shape[1]
+    mean = sums.double() / count
+    std = (squares.double() / count - mean.square()).clamp_min(0).sqrt().clamp_min(1)
+    return Statistics(tuple((mean / 255).tolist()), tuple((std / 255).tolist()))
+
+
+def statistics_of(name: str, training: ImageSet) -> Statistics:
+    """What to normalise with: the published figures for CIFAR, else those of the training images."""
+    return PUBLISHED_STATISTICS.get(name) or channel_statistics(training.images)
+
+
+class Augmentation(NamedTuple):
+    """Random crop after padding with black, horizontal flip with probability 1/2, a square set to the mean.
+
+    crop_padding: pixels on each side (0: no crop). cutout_length: the square's side in pixels (0: none); its
+    centre is anywhere in the image, so a part of it may lie outside (DeVries and Taylor, 2017).
+    """
+
+    crop_padding: int
+    flip: bool
+    cutout_length: int
+
+    @staticmethod
+    def of(images: ImageSet, name: str, cutout: bool, flip: bool | None = None) -> "Augmentation":
+        """CIFAR's published augmentation (pad 4, flip, cut out 16 of 32 pixels) scaled to these images.
+
+        Digits are not flipped, as a mirrored digit is no digit; `flip` overrides this.
+        """
+        size = images.image_size
+        return Augmentation(
+            crop_padding=(size + 4) // 8,
+            flip=(name != "digits") if flip is None else flip,
+            cutout_length=size // 2 if cutout else 0,
+        )
+
+
+def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """An epoch's random numbers on the CPU: order of the images (count,), uniforms (count, 5) for `augment`.
+
+    They do not depend on the augmentation, so that runs with other settings still see the same order.
+    """
+    return torch.randperm(count, generator=generator), torch.rand(count, 5, generator=generator)
+
+
+def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
+    """Crop and flip uint8 images (n, H, W, C), and say which rows and columns are cut out.
+
+    Columns of the uniforms (n, 5): crop y, crop x, flip, cutout y, cutout x. Returns new images (n, H, W, C)
+    and float masks (n, H, 1) and (n, 1, W * C), whose product is 1 on the pixels to cut out.
+    """
+    _, H, W, C = images.shape
+    padding = augmentation.crop_padding
+    uniforms = uniforms.to(images.device, non_blocking=True)
+    if padding:
+        images = _crop(images, uniforms[:, :2], padding)
+    if augmentation.flip:
+        chosen = (uniforms[:, 2] < 0.5).nonzero()[:, 0]
+        images = images.index_copy(0, chosen, images.index_select(0, chosen).flip(2))
+    low = (
+        uniforms[:, 3:] * torch.tensor([H, W], device=images.device)
+    ).long() - augmentation.cutout_length // 2
+    rows = torch.arange(H, device=images.device) - low[:, :1]  # (n, H)
+    columns = torch.arange(W, device=images.device) - low[:, 1:]  # (n, W)
+    inside = [((x >= 0) & (x < augmentation.cutout_length)).float() for x in (rows, columns)]
+    return images, inside[0][:, :, None], inside[1].repeat_interleave(C, dim=1)[:, None, :]
+
+
+def _crop(images: Tensor, uniforms: Tensor, padding: int) -> Tensor:
+    """Shift every image by up to `padding` pixels; what comes in from outside is black.
+
+    A cropped row is a run of W * C bytes of the padded batch, so the crop is one gather of such runs.
+    """
+    n, H, W, C = images.shape
+    padded = images.new_zeros(n, H + 2 * padding, W + 2 * padding, C)
+    padded[:, padding : padding + H, padding : padding + W] = images
+    corner = (uniforms * (2 * padding + 1)).long()  # (n, 2)
+    line = torch.arange(n, device=images.device) * padded.shape[1] + corner[:, 0]
+    start = (line[:, None] + torch.arange(H, device=images.device)) * padded.shape[2] + corner[:, 1:]
+    runs = padded.view(-1).as_strided((padded.numel() - W * C + 1, W * C), (1, 1))
+    return runs.index_select(0, (start * C).view(-1)).view(n, H, W, C)
+
+
+def normalise(images: Tensor, statistics: Statistics) -> Tensor:
+    """uint8 images (N, C, H, W) as float32 with zero mean and unit deviation, in channels_last memory."""
+    n, C, H, W = images.shape
+    scale, shift = _scale_and_shift(statistics, W, images.device)
+    rows = images.permute(0, 2, 3, 1).contiguous().view(n, H, W * C).float()
+    return torch.addcmul(shift, rows, scale).view(n, H, W, C).permute(0, 3, 1, 2)
+
+
+def _scale_and_shift(statistics: Statistics, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factors and summands (W * C,) that turn a row of bytes into normalised values."""
+    mean, std = (torch.tensor(x, dtype=torch.float64) for x in statistics)
+    scale, shift = 1 / (255 * std), -mean / std
+    return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
+
+
+def batches(
+    images: ImageSet,
+    batch_size: int,
+    statistics: Statistics,
+    *,
+    generator: torch.Generator | None = None,
+    augmentation: Augmentation | None = None,
+    channels_last: bool = True,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of (images float32 (n, C, H, W), labels (n,)) on the set's device.
+
+    With a CPU generator (training) the order is shuffled and `augmentation`, if any, applied. Without
+    (evaluation) all images come clean and in order. `shard` = (rank, processes) takes every processes-th image
+    of each batch and never pads; `batch_size` is that of all processes together. When training, a last batch
+    that leaves a process fewer than two images is left out, as batch-norm cannot learn from one.
+    """
+    assert augmentation is None or generator is not None, "augmentation needs a generator"
+    rank, processes = shard
+    training = generator is not None
+    order, uniforms = (
+        draw(len(images), generator) if generator is not None else (torch.arange(len(images)), None)
+    )
+    source = images.images.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
+    scale, shift = _scale_and_shift(statistics, images.image_size, source.device)
+    for first in range(0, len(images), batch_size):
+        last = min(first + batch_size, len(images))
+        if training and last - first < 2 * processes:
+            return
+        mine = slice(first + rank, last, processes)
+        indices = order[mine].to(source.device, non_blocking=True)
+        batch = source.index_select(0, indices)  # (n, H, W, C)
+        n, H, W, C = batch.shape
+        if augmentation is not None and uniforms is not None:
+            batch, rows, columns = augment(batch, uniforms[mine], augmentation)
+        values = torch.addcmul(shift, batch.view(n, H, W * C).float(), scale)
+        if augmentation is not None and augmentation.cutout_length:
+            values.addcmul_(values * rows, columns, value=-1)  # exactly 0 inside the square
+        values = values.view(n, H, W, C).permute(0, 3, 1, 2)
+        yield values if channels_last else values.contiguous(), images.labels.index_select(0, indices)
+
+
+def load(
+    name: str, folder: str | Path = "data", part: str = "train", image_size: int | None = None
+) -> ImageSet:
+    """The training or test part of a data set (see SETS), read from `folder`, on the CPU.
+
+    CIFAR and Fashion-MNIST are downloaded there by torchvision if they are missing, which is said on stderr.
+    `image_size` resizes the images of class folders. ValueError or OSError, in one line, for what is wrong.
+    """
+    if name not in SETS:
+        raise ValueError(f"--set {name}: there is no such data set; allowed: {', '.join(SETS)}")
+    if part not in PARTS:
+        raise ValueError(f"part {part!r}: allowed are {' and '.join(PARTS)}")
+    if image_size is not None and name != "folder":
+        raise ValueError(
+            f"--image_size {image_size}: only for --set folder; the images of {name} keep their size"
+        )
+    if image_size is not None and image_size < SMALLEST_IMAGE:
+        raise ValueError(f"--image_size {image_size}: allowed are {SMALLEST_IMAGE} pixels or more")
+    folder = Path(folder).expanduser()
+    if name == "digits":
+        arrays = image_files.digits(part)
+    elif name == "fashion_mnist":
+        arrays = image_files.fashion_mnist(folder, part)
+    elif name == "folder":
+        arrays = image_files.class_folders(folder, part, image_size, smallest=SMALLEST_IMAGE)
+    else:
+        arrays = image_files.cifar(name, folder, part)
+    images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2)  # (N, C, H, W)
+    return ImageSet(images, torch.from_numpy(arrays.labels), arrays.classes)
