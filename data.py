@@ -228,9 +228,9 @@ def batches(
     """One epoch of (images float32 (n, C, H, W), labels (n,)) on the set's device.
 
     With a CPU generator (training) the order is shuffled and `augmentation`, if any, applied. Without
-    (evaluation) all images come clean and in order. `shard` = (rank, processes) takes every processes-th image
-    of each batch and never pads; `batch_size` is that of all processes together. When training, a last batch
-    that leaves a process fewer than two images is left out, as batch-norm cannot learn from one.
+    (evaluation) all images come clean and in order. `shard` = (rank, processes) takes every processes-th
+    image of each batch and never pads; `batch_size` is that of all processes together. When training, a last
+    batch that leaves a process fewer than two images is left out, as batch-norm cannot learn from one.
     """
     assert augmentation is None or generator is not None, "augmentation needs a generator"
     rank, processes = shard

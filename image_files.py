@@ -202,19 +202,23 @@ def cifar(name: str, folder: Path, part: str) -> Arrays:
 
 
 class Listing(NamedTuple):
-    """The image files of one part in sorted order, their labels, the class names by label."""
+    """The image files of one part in sorted order, their labels, the class names by label.
 
-    paths: list[Path]
+    stamps: one line per file of the folder with its name, size and time of change.
+    """
+
+    paths: list[str]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    stamps: str
 
 
 def class_folders(root: Path, part: str, image_size: int | None = None, smallest: int = 8) -> Arrays:
     """Images in class folders, root/train/CLASS/* and root/test/CLASS/* (or val/), decoded once into a cache.
 
     With class folders only (root/CLASS/*), every fifth image of each class is the test part. Grey if every
-    image is grey, else colour. `image_size` scales the shorter side and crops the middle; without it all must be
-    squares of one size. ValueError or OSError names the folder or the image that is wrong.
+    image is grey, else colour. `image_size` scales the shorter side and crops the middle; without it all must
+    be squares of one size. ValueError or OSError names the folder or the image that is wrong.
     """
     listings = list_images(root)
     if part not in listings:
@@ -272,6 +276,7 @@ def list_images(root: Path) -> dict[str, Listing]:
             [path for path, kept in zip(everything.paths, mask, strict=True) if kept],
             everything.labels[mask],
             everything.classes,
+            everything.stamps,
         )
         for part, mask in (("train", ~chosen), ("test", chosen))
     }
@@ -284,32 +289,34 @@ def _list_classes(folder: Path) -> Listing:
         raise ValueError(
             f"--data: {folder} has {len(classes)} class folders ({', '.join(classes)}); needed are 2 or more"
         )
-    paths: list[Path] = []
+    paths: list[str] = []
     labels: list[int] = []
+    stamps: list[str] = []
     for label, name in enumerate(classes):
-        files = sorted(
-            file
-            for file in os.listdir(folder / name)
-            if file[0] != "." and os.path.splitext(file)[1].lower() in SUFFIXES
-        )
+        with os.scandir(folder / name) as entries:
+            files = sorted((entry for entry in entries if _counts(entry.name)), key=lambda entry: entry.name)
         if not files:
             kinds = " ".join(SUFFIXES)
             raise ValueError(
                 f"--data: class folder {folder / name} holds no image (files that count: {kinds})"
             )
-        paths += [folder / name / file for file in files]
+        for file in files:
+            status = file.stat()
+            stamps.append(f"{name}/{file.name} {status.st_size} {status.st_mtime_ns}")
+        paths += [file.path for file in files]
         labels += [label] * len(files)
-    return Listing(paths, np.array(labels, dtype=np.int64), tuple(classes))
+    return Listing(paths, np.array(labels, dtype=np.int64), tuple(classes), "\n".join(stamps))
+
+
+def _counts(name: str) -> bool:
+    return name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _fingerprint(listings: dict[str, Listing], image_size: int | None) -> str:
-    """A digest of what a cache depends on: every file's place, size and time of change, the image size."""
+    """A digest of what a cache depends on: the parts, every file's stamp, and the image size."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {image_size}\n".encode())
     for part, listing in listings.items():
-        digest.update(f"{part} {listing.classes}\n".encode())
-        for path in listing.paths:
-            status = os.stat(path)
-            digest.update(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(f"{part} {listing.classes}\n{listing.stamps}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -378,7 +385,7 @@ def _decode_all(
     }
 
 
-def _decode(paths: list[Path], first: Path, image_size: int | None, size: int) -> NDArray[np.uint8]:
+def _decode(paths: list[str], first: str, image_size: int | None, size: int) -> NDArray[np.uint8]:
     """Images (N, size, size, 1), or 3 channels from the moment that one of them is in colour."""
     images = np.zeros((len(paths), size, size, 1), dtype=np.uint8)
     for index, path in enumerate(paths):
@@ -394,7 +401,7 @@ def _decode(paths: list[Path], first: Path, image_size: int | None, size: int) -
     return images
 
 
-def read_image(path: Path, image_size: int | None = None) -> NDArray[np.uint8]:
+def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.uint8]:
     """One image file as (H, W, 1) if it is grey, else (H, W, 3), turned upright as its EXIF data say.
 
     `image_size` scales the shorter side to that many pixels and crops the middle square. ValueError names a
