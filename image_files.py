@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import shutil
 import socket
 import struct
 import sys
@@ -50,16 +51,14 @@ def say(message: str) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file until the block ends; the system frees it when a process dies.
 
-    Without file locks (Windows, some network drives) the block runs unlocked.
+    It only saves double work: without file locks (read-only or network drives) the block runs unlocked.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path, "w") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            path.parent.mkdir(exist_ok=True)
+            fcntl.flock(stack.enter_context(open(path, "w")), fcntl.LOCK_EX)
         yield
 
 
@@ -91,13 +90,11 @@ def fashion_mnist(folder: Path, part: str) -> Arrays:
     prefix = {"train": "train", "test": "t10k"}[part]
     names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
     found = _find(places, names)
-    if found is None:
-        advice = "or install Debian's dataset-fashion-mnist, or point --data at a folder with the four files"
-        _download(
-            "FashionMNIST", folder, f"{names[0]}.gz and {names[1]}.gz (looked in {_listed(places)})", advice
-        )
+    if len(found) < 2:
+        missing = f"{names[0]} and {names[1]}, gzipped or not; looked in {', '.join(map(str, places))}"
+        advice = "install Debian's package dataset-fashion-mnist, or give --data a folder with the four files"
+        _download("FashionMNIST", folder, missing, advice)
         found = _find(places, names)
-    assert found is not None, "torchvision has put the files there"
     images, labels = (_read_idx(path, dimensions) for path, dimensions in zip(found, (3, 1), strict=True))
     if len(images) != len(labels):
         raise ValueError(f"{found[0]} has {len(images)} images, but {found[1].name} has {len(labels)} labels")
@@ -105,15 +102,13 @@ def fashion_mnist(folder: Path, part: str) -> Arrays:
     return Arrays(images[..., None], labels.astype(np.int64), FASHION_CLASSES)
 
 
-def _find(places: list[Path], names: tuple[str, str]) -> tuple[Path, Path] | None:
-    """The two files in the first place that has both, either of them gzipped or not."""
+def _find(places: list[Path], names: tuple[str, str]) -> list[Path]:
+    """Both files in the first place that has them, either of them gzipped or not; else none."""
     for place in places:
-        paths = [
-            next((p for p in (place / name, place / f"{name}.gz") if p.is_file()), None) for name in names
-        ]
-        if paths[0] is not None and paths[1] is not None:
-            return paths[0], paths[1]
-    return None
+        paths = [path for name in names for path in (place / name, place / f"{name}.gz") if path.is_file()]
+        if {path.name.removesuffix(".gz") for path in paths} == set(names):
+            return [next(path for path in paths if path.name.startswith(name)) for name in names]
+    return []
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -121,14 +116,10 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} is cut off or no gzip file ({error}): remove it and get it again"
-        ) from error
+        raise ValueError(f"{path} is cut off or no gzip file ({error}): get it again") from error
     start = 4 + 4 * dimensions
     if len(raw) < start or raw[:4] != bytes((0, 0, 8, dimensions)):
-        raise ValueError(
-            f"{path} is no IDX file of {dimensions}-dimensional bytes: remove it and get it again"
-        )
+        raise ValueError(f"{path} is no IDX file of {dimensions}-dimensional bytes: get it again")
     shape = struct.unpack(f">{dimensions}I", raw[4:start])
     expected = start + int(np.prod(shape, dtype=np.int64))
     if len(raw) != expected:
@@ -138,38 +129,32 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 def _check_labels(labels: NDArray[Any], classes: int, path: Path) -> None:
     if len(labels) == 0 or int(labels.max()) >= classes:
-        largest = int(labels.max()) if len(labels) else None
         raise ValueError(
-            f"{path}: the largest label is {largest}, but there are {classes} classes: no such data set"
+            f"{path} has no labels, or other ones than 0 to {classes - 1}: it is no such data set"
         )
-
-
-def _listed(places: list[Path]) -> str:
-    return ", ".join(str(place) for place in places)
 
 
 def _download(name: str, folder: Path, missing: str, advice: str) -> None:
     """Let torchvision fetch a data set, saying so; OSError with what to do if that fails."""
     import torchvision.datasets
 
-    say(f"{name} is not there: {missing}; downloading it into {folder}")
-    before = socket.getdefaulttimeout()
+    say(f"{name} is not there ({missing}); downloading it into {folder}")
+    timeout, existed = socket.getdefaulttimeout(), folder.exists()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".{name}.lock"), contextlib.redirect_stdout(sys.stderr):
+        lock = Path(tempfile.gettempdir(), f"pairnas-{name}.lock")
+        with locked(lock), contextlib.redirect_stdout(sys.stderr):
             getattr(torchvision.datasets, name)(str(folder), download=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-    ) as error:  # RuntimeError: a sum that does not match, or no mirror left
+    except (OSError, RuntimeError, EOFError) as error:  # RuntimeError: another MD5 sum, or no mirror answered
         reason = " ".join(str(error).split()) or type(error).__name__
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
         raise OSError(
-            f"{name} is not there: {missing}; downloading failed ({reason}): try with a network, {advice}"
+            f"{name} is not there ({missing}) and cannot be downloaded ({reason}): {advice}"
         ) from error
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(timeout)
 
 
 def cifar(name: str, folder: Path, part: str) -> Arrays:
@@ -190,11 +175,11 @@ def cifar(name: str, folder: Path, part: str) -> Arrays:
         for file, md5 in sums:
             if not check_integrity(str(unpacked / file), md5):
                 raise ValueError(
-                    f"{unpacked / file} is cut off or not the published file (MD5 differs): remove {unpacked}"
+                    f"{unpacked / file} is cut off or not the published file: its MD5 sum differs"
                 )
     else:
-        advice = f"or put {kind.url} into {folder} yourself"
-        _download(kind.__name__, folder, f"{unpacked / missing[0]}", advice)
+        advice = f"put {kind.url} into {folder} and start again"
+        _download(kind.__name__, folder, f"there is no {unpacked / missing[0]}", advice)
     dataset = kind(str(folder), train=part == "train")
     labels = np.asarray(dataset.targets, dtype=np.int64)
     _check_labels(labels, len(dataset.classes), unpacked)
@@ -222,29 +207,18 @@ def class_folders(root: Path, part: str, image_size: int | None = None, smallest
     """
     listings = list_images(root)
     if part not in listings:
-        other = {"train": "train", "test": "test/ or val"}[part]
-        raise ValueError(
-            f"--data {root}: there is no {other}/ folder beside the {next(iter(listings))} images"
-        )
+        wanted = {"train": "train/", "test": "test/ or val/"}[part]
+        raise ValueError(f"--data {root}: there is no {wanted} beside the {next(iter(listings))} images")
     fingerprint = _fingerprint(listings, image_size)
     cache = root / CACHE_FOLDER / f"{image_size or 'original'}.npz"
     arrays = _read_cache(cache, fingerprint, part)
-    if arrays is not None:
-        return arrays
-    try:
-        cache.parent.mkdir(exist_ok=True)
-        lock: contextlib.AbstractContextManager[None] = locked(cache.with_suffix(".lock"))
-        lock.__enter__()
-    except OSError as error:
-        say(f"no cache can be kept in {cache.parent} ({error.strerror}): images are decoded at every start")
-        return _decode_all(root, listings, image_size, smallest)[part]
-    with contextlib.ExitStack() as stack:
-        stack.push(lock)
-        arrays = _read_cache(cache, fingerprint, part)  # another process may have written it meanwhile
-        if arrays is None:
-            decoded = _decode_all(root, listings, image_size, smallest)
-            _write_cache(cache, fingerprint, decoded)
-            arrays = decoded[part]
+    if arrays is None:
+        with locked(cache.with_suffix(".lock")):
+            arrays = _read_cache(cache, fingerprint, part)  # another process may have written it meanwhile
+            if arrays is None:
+                decoded = _decode_all(root, listings, image_size, smallest)
+                _write_cache(cache, fingerprint, decoded)
+                arrays = decoded[part]
     return arrays
 
 
@@ -346,6 +320,7 @@ def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Arrays]) -> N
             np.savez(file, **contents)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # as readable as the images
         os.replace(temporary, cache)
     except OSError as error:
         say(f"the cache {cache} could not be written ({error.strerror}): images are decoded at every start")
