@@ -1,0 +1,172 @@
+"""The population of slow-fast learning: ask for pairs, tell outcomes.
+
+Source: Tan et al., "RelativeNAS: Relative Neural Architecture Search via Slow-Fast Learning" (arXiv
+2009.06193); the rule is the competitive swarm optimiser (Cheng and Jin 2015) with social factor 0.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from encoding import ChoiceSpace, Reals
+
+PAIRING, MOVE, RESTART, START = range(4)  # what a random number is for
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """The generator of one purpose: equal arguments give equal numbers, whatever was drawn elsewhere."""
+    return np.random.default_rng(np.random.SeedSequence([seed, *purpose]))
+
+
+class SlowFast:
+    """Vectors that learn in pairs: the slow learner of a pair moves towards the fast one, which stays.
+
+    v <- r1 * v + r2 * (fast - slow), slow <- slow + v, with r1, r2 uniform in [0, 1] per dimension.
+    The velocity is bounded by `maximum_velocity` (a fraction of each dimension's range) and becomes 0 where
+    the slow learner stops at a bound of the box. Ties go to the first of the pair. NaN and infinite losses
+    lose; if both are such, neither is fast, and both members start anew at random with velocity 0.
+    """
+
+    def __init__(
+        self, *, space: ChoiceSpace, pop_size: int = 20, seed: int = 0, maximum_velocity: float = 1.0
+    ) -> None:
+        if pop_size < 2 or pop_size % 2:
+            raise ValueError(f"--pop_size {pop_size}: pairs need an even number, at least 2")
+        if not maximum_velocity > 0:
+            raise ValueError(f"maximum_velocity={maximum_velocity}: must be above 0")
+        self.space, self.pop_size, self.seed = space, pop_size, seed
+        self.maximum_velocity = maximum_velocity
+        self.generation = 0
+        self.positions = np.stack(
+            [self.start(member, 0) for member in range(pop_size)]
+        )  # (members, dimensions)
+        self.velocities = np.zeros_like(self.positions)
+        # Where each member moved from, at what velocity, towards what: enough to draw the move again.
+        self.origins = self.positions.copy()
+        self.momenta = self.velocities.copy()
+        self.targets = self.positions.copy()
+        self.stamps = np.full((pop_size, 2), -1, dtype=np.int64)  # generation and pair of the move, -1: none
+        self.told = np.zeros(pop_size // 2, dtype=bool)
+
+    def start(self, member: int, attempt: int) -> Reals:
+        """A uniformly random vector for a new member; each attempt gives another one."""
+        return self.space.sample(generator(self.seed, START, member, attempt))
+
+    def ask(self) -> list[tuple[int, int]]:
+        """The pairs of this generation, as member numbers; a random permutation of the population."""
+        order = generator(self.seed, PAIRING, self.generation).permutation(self.pop_size)
+        return [(int(a), int(b)) for a, b in order.reshape(-1, 2)]
+
+    def move(self, pair: int, fast: int, proposal: int = 0) -> tuple[Reals, Reals]:
+        """Where the slow learner of `pair` would go if member `fast` wins: position and velocity.
+
+        Proposal 0 is the published move; further proposals draw r1, r2 again.
+        """
+        slow = self._other(pair, fast)
+        stamp = (self.generation, pair)
+        return self._rule(self.positions[slow], self.velocities[slow], self.positions[fast], stamp, proposal)
+
+    def propose(self, pair: int, fast: int, proposals: int) -> Reals:
+        """Possible moves of the slow learner of `pair`, (proposals, dimensions); see `move`."""
+        return np.stack([self.move(pair, fast, proposal)[0] for proposal in range(proposals)])
+
+    def reconsider(self, member: int, proposals: int) -> Reals:
+        """Other draws of the last move of `member`, (proposals, dimensions); the first is the published one.
+
+        A move costs nothing until the member is asked for again, so it can be chosen as late as that.
+        """
+        if self.stamps[member, 0] < 0:
+            raise ValueError(f"member {member} has not moved since it was last compared")
+        moves = [
+            self._rule(
+                self.origins[member], self.momenta[member], self.targets[member], self.stamps[member], k
+            )
+            for k in range(proposals)
+        ]
+        return np.stack([position for position, _ in moves])
+
+    def place(self, member: int, position: Reals) -> None:
+        """Put `member` elsewhere; its velocity is the (bounded) step from where it last stood."""
+        self.space.read(position)  # raises for a vector outside the box
+        reach = self.maximum_velocity * (self.space.upper - self.space.lower)
+        moved = self.stamps[member, 0] >= 0
+        self.positions[member] = np.array(position, dtype=np.float64)
+        if moved:
+            self.velocities[member] = np.clip(self.positions[member] - self.origins[member], -reach, reach)
+
+    def tell(self, pair: int, loss_a: float, loss_b: float, move: Reals | None = None) -> int | None:
+        """The losses of the two members of `pair`; the slower one moves (to `move`, if one was chosen).
+
+        Returns the fast member, None if neither loss is a finite number. The generation ends with its last
+        pair. Raises ValueError for a pair that is not of this generation or was told already.
+        """
+        if not 0 <= pair < len(self.told):
+            raise ValueError(f"pair {pair}: allowed are 0 to {len(self.told) - 1}")
+        if self.told[pair]:
+            raise ValueError(f"pair {pair} of generation {self.generation} was told already")
+        a, b = self.ask()[pair]
+        self.told[pair] = True
+        self.stamps[[a, b]] = -1
+        fast: int | None = None
+        if not math.isfinite(loss_a) and not math.isfinite(loss_b):
+            for member in (a, b):
+                rng = generator(self.seed, RESTART, self.generation, member)
+                self.positions[member], self.velocities[member] = self.space.sample(rng), 0.0
+        else:
+            a_wins = math.isfinite(loss_a) and (not math.isfinite(loss_b) or loss_a <= loss_b)
+            fast, slow = (a, b) if a_wins else (b, a)
+            self._learn(pair, fast, slow, move)
+        if self.told.all():
+            self.generation += 1
+            self.told[:] = False
+        return fast
+
+    def _learn(self, pair: int, fast: int, slow: int, move: Reals | None) -> None:
+        position, velocity = self.move(pair, fast)
+        self.origins[slow], self.momenta[slow] = self.positions[slow], self.velocities[slow]
+        self.targets[slow] = self.positions[fast]
+        self.stamps[slow] = self.generation, pair
+        self.positions[slow], self.velocities[slow] = position, velocity
+        if move is not None:
+            self.place(slow, move)
+
+    def _other(self, pair: int, fast: int) -> int:
+        a, b = self.ask()[pair]
+        if fast not in (a, b):
+            raise ValueError(f"member {fast} is not in pair {pair} ({a}, {b})")
+        return b if fast == a else a
+
+    def _rule(
+        self, slow: Reals, velocity: Reals, fast: Reals, stamp: Any, proposal: int
+    ) -> tuple[Reals, Reals]:
+        rng = generator(self.seed, MOVE, int(stamp[0]), int(stamp[1]), proposal)
+        r1, r2 = rng.random((2, self.space.dimensions))
+        reach = self.maximum_velocity * (self.space.upper - self.space.lower)
+        velocity = np.clip(r1 * velocity + r2 * (fast - slow), -reach, reach)
+        position = np.clip(slow + velocity, self.space.lower, self.space.upper)
+        velocity = np.where(position == slow + velocity, velocity, 0.0)  # stopped at a bound
+        return position, velocity
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes, as plain types and copies of arrays."""
+        arrays = {name: getattr(self, name).copy() for name in self._arrays}
+        return {"generation": self.generation, **arrays}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` (arrays may come back as lists). ValueError names a misshapen
+        entry."""
+        arrays = {}
+        for name in self._arrays:
+            mine = getattr(self, name)
+            arrays[name] = np.array(state[name], dtype=mine.dtype)
+            if arrays[name].shape != mine.shape:
+                raise ValueError(
+                    f"state {name!r} has shape {arrays[name].shape}: this search needs {mine.shape}"
+                )
+        for name, array in arrays.items():
+            setattr(self, name, array)
+        self.generation = int(state["generation"])
+
+    _arrays = ("positions", "velocities", "origins", "momenta", "targets", "stamps", "told")

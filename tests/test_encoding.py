@@ -1,0 +1,196 @@
+"""Vectors, choices and architectures stand for each other, whatever the cell."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import genotypes
+from encoding import READINGS, CellSpace, ChoiceSpace, operation_counts
+from genotypes import PRIMITIVES, Genotype, validate
+
+SPACES = [
+    CellSpace(distinct_inputs=distinct, reals=reals) for distinct in (False, True) for reals in READINGS
+]
+
+
+@st.composite
+def cells(draw, distinct=False):
+    def edges():
+        found = []
+        for node in range(4):
+            first = draw(st.integers(0, node + 1))
+            left = [source for source in range(node + 2) if not distinct or source != first]
+            second = draw(st.sampled_from(left))
+            found += [(draw(st.sampled_from(PRIMITIVES)), first), (draw(st.sampled_from(PRIMITIVES)), second)]
+        return found
+
+    return validate(Genotype(edges(), [2, 3, 4, 5], edges(), [2, 3, 4, 5]))
+
+
+@pytest.mark.parametrize("reals", READINGS)
+@settings(max_examples=100, deadline=None)
+@given(genotype=cells())
+def test_decode_inverts_encode_for_every_cell(reals, genotype):
+    space = CellSpace(reals=reals)
+    assert space.decode(space.encode(genotype)) == space.canonical(genotype)
+
+
+@pytest.mark.parametrize("reals", READINGS)
+@settings(max_examples=100, deadline=None)
+@given(genotype=cells(distinct=True))
+def test_decode_inverts_encode_with_distinct_inputs(reals, genotype):
+    space = CellSpace(distinct_inputs=True, reals=reals)
+    assert space.decode(space.encode(genotype)) == space.canonical(genotype)
+
+
+@settings(max_examples=100, deadline=None)
+@given(genotype=cells(), swaps=st.lists(st.booleans(), min_size=8, max_size=8))
+def test_swapping_the_edges_of_a_node_changes_neither_form_nor_features(genotype, swaps):
+    def swapped(edges, flags):
+        return [edges[2 * node + (place ^ flag)] for node, flag in enumerate(flags) for place in (0, 1)]
+
+    space = CellSpace()
+    other = validate(
+        Genotype(
+            swapped(genotype.normal, swaps[:4]), genotype.normal_concat,
+            swapped(genotype.reduce, swaps[4:]), genotype.reduce_concat,
+        )
+    )  # fmt: skip
+    assert space.canonical(other) == space.canonical(genotype)
+    np.testing.assert_array_equal(
+        space.features(space.choices(other)), space.features(space.choices(genotype))
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(genotype=cells())
+def test_features_tell_different_cells_apart_and_count_every_edge(genotype):
+    space = CellSpace()
+    choices = space.choices(genotype)
+    own = space.features(choices)[0]
+    assert own.sum() == 16
+    others = space.neighbours(choices)
+    assert (np.abs(space.features(others) - own).sum(axis=1) > 0).all()
+
+
+def test_the_box_is_the_published_one():
+    space = CellSpace()
+    inputs = [2, 3, 4, 5]
+    assert space.dimensions == 32
+    assert space.lower.tolist() == [0.0] * 32
+    assert space.upper.tolist() == [bound for _ in range(2) for i in inputs for bound in (i, 7, i, 7)]
+
+
+def test_the_bounds_belong_to_the_first_and_the_last_choice():
+    space = CellSpace()
+    first, last = space.decode(space.lower), space.decode(space.upper)
+    assert first.normal == (("max_pool_3x3", 0),) * 8
+    assert last.reduce[-1] == ("dil_conv_5x5", 4)
+    assert last.reduce[0] == ("dil_conv_5x5", 1)
+    assert last.normal_concat == (2, 3, 4, 5)
+
+
+def test_decoding_floors():
+    space = CellSpace()
+    vector = np.full(32, 0.5)
+    vector[1] = 3.999
+    assert space.decode(vector).normal[1] == (
+        "sep_conv_3x3",
+        0,
+    )  # sorted behind the max_pool of the other edge
+    assert space.decode(vector).normal[0] == ("max_pool_3x3", 0)
+
+
+@pytest.mark.parametrize(("value", "text"), [(7.5, "7.5"), (-0.1, "-0.1"), (float("nan"), "nan")])
+def test_a_real_outside_the_box_is_named(value, text):
+    vector = np.full(32, 0.5)
+    vector[5] = value
+    with pytest.raises(ValueError, match=rf"position 5 .* {text}: .* 0 to 7"):
+        CellSpace().decode(vector)
+
+
+def test_a_vector_of_the_wrong_length_is_named():
+    with pytest.raises(ValueError, match=r"\(3,\).*\(32,\)"):
+        CellSpace().decode([0.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_samples_decode_and_respect_distinct_inputs(space):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        vector = space.sample(rng)
+        genotype = space.decode(vector)
+        assert space.canonical(genotype) == genotype
+        if space.distinct_inputs:
+            for edges in (genotype.normal, genotype.reduce):
+                assert all(edges[2 * node][1] != edges[2 * node + 1][1] for node in range(4))
+
+
+def test_distinct_pairs_of_inputs_are_equally_likely():
+    space = CellSpace(distinct_inputs=True)
+    rng = np.random.default_rng(0)
+    draws = np.stack([space.read(space.sample(rng)) for _ in range(3000)])
+    _, counts = np.unique(draws[:, [12, 14]], axis=0, return_counts=True)  # the last node of the normal cell
+    assert len(counts) == 10
+    assert counts.min() > 220
+    assert counts.max() < 380
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_neighbours_mutants_and_children_are_canonical_members(space):
+    rng = np.random.default_rng(1)
+    first, second = (space.read(space.sample(rng)) for _ in range(2))
+    around = space.neighbours(first)
+    assert len(np.unique(around, axis=0)) == len(around)
+    for row in [*around, space.mutate(first, rng), space.cross(first, second, rng)]:
+        genotype = space.architecture(row)
+        assert space.canonical(genotype) == genotype
+        assert (space.choices(genotype) == row).all()
+    assert not (around == first).all(axis=1).any()
+    assert (space.mutate(first, rng) != first).any()
+
+
+def test_a_repeated_input_has_no_place_among_distinct_ones():
+    with pytest.raises(ValueError, match="same input twice"):
+        CellSpace(distinct_inputs=True).encode(genotypes.RelativeNAS)
+
+
+def test_published_cells_survive_and_foreign_ones_are_refused_by_name():
+    space = CellSpace()
+    for name in ("DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PDARTS", "RelativeNAS"):
+        genotype = genotypes.lookup(name)
+        assert space.decode(space.encode(genotype)) == space.canonical(genotype)
+        assert sorted(space.canonical(genotype).normal) == sorted(genotype.normal)
+    with pytest.raises(ValueError, match="10 edges"):
+        space.encode(genotypes.NASNet)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    data=st.data(),
+    counts=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    reals=st.sampled_from(READINGS),
+)
+def test_any_table_of_choices(data, counts, reals):
+    space = ChoiceSpace(counts, reals=reals)
+    architecture = tuple(data.draw(st.integers(0, count - 1)) for count in counts)
+    assert space.decode(space.encode(architecture)) == architecture
+    assert len(space.neighbours(space.choices(architecture))) == sum(counts) - len(counts)
+
+
+def test_table_errors_name_position_and_bounds():
+    with pytest.raises(ValueError, match=r"position 1 is 3: allowed are 0 to 2"):
+        ChoiceSpace([5, 3]).encode((0, 3))
+    with pytest.raises(ValueError, match="at least one choice"):
+        ChoiceSpace([5, 0])
+    with pytest.raises(ValueError, match="one_per_choice, one_per_option"):
+        ChoiceSpace([5], reals="both")
+
+
+def test_operation_counts_cover_the_whole_population():
+    counts = operation_counts([genotypes.DARTS_V1, genotypes.DARTS_V2])
+    assert list(counts) == [f"{cell}_{name}" for cell in ("normal", "reduce") for name in PRIMITIVES]
+    assert counts["normal_sep_conv_3x3"] == 10
+    assert counts["reduce_max_pool_3x3"] == 9
+    assert sum(counts.values()) == 32

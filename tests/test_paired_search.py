@@ -1,0 +1,240 @@
+"""The search as its caller sees it: groups, switches, limits, bad losses, exact resumption."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from encoding import CellSpace, ChoiceSpace
+from paired_search import Outcome, PairedSearch
+from slow_fast import SlowFast
+
+SPACE = ChoiceSpace([5] * 6)
+OFF = {"rank": False, "screen": False, "decide": False}
+WEIGHTS = np.random.default_rng(7).normal(size=(6, 5))
+
+
+def loss(architecture):
+    return float(sum(WEIGHTS[at, value] for at, value in enumerate(architecture)))
+
+
+def outcome(comparison, judge=loss):
+    if comparison.decided_by == "predictor":
+        return None
+    a, b = judge(comparison.a), judge(comparison.b)
+    return Outcome(a, b, a - b, 0.01)
+
+
+def play(search, groups=10**9, judge=loss):
+    history = []
+    while groups and (group := search.ask()):
+        groups -= 1
+        for comparison in group:
+            told = outcome(comparison, judge)
+            search.tell(comparison, told)
+            history.append((comparison, told))
+    return history
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def test_a_search_has_the_comparisons_it_was_asked_for():
+    search = PairedSearch(space=SPACE, pop_size=6, generations=4, seed=0, pairs_per_sync=2)
+    sizes = []
+    while group := search.ask():
+        sizes.append(len(group))
+        for comparison in group:
+            search.tell(comparison, outcome(comparison))
+    assert sizes == [2, 1] * 4
+    assert search.ask() == []
+
+
+def test_with_all_jobs_off_it_is_the_published_search():
+    search = PairedSearch(space=CellSpace(), pop_size=8, generations=5, seed=3, pairs_per_sync=2, **OFF)
+
+    def judge(genotype):
+        return float(sum(source for _, source in genotype.normal))
+
+    history = play(search, judge=judge)
+    population, expected = SlowFast(space=CellSpace(), pop_size=8, seed=3), []
+    for _ in range(5):
+        for pair, members in enumerate(population.ask()):
+            a, b = (population.space.decode(population.positions[member]) for member in members)
+            expected.append((a, b))
+            population.tell(pair, judge(a), judge(b))
+    assert [(comparison.a, comparison.b) for comparison, _ in history] == expected
+    assert all(c.decided_by == "training" and c.probability is None for c, _ in history)
+    np.testing.assert_array_equal(search.population.positions, population.positions)
+
+
+def test_asking_again_gives_the_same_and_telling_out_of_order_is_refused():
+    search = PairedSearch(space=SPACE, pop_size=6, generations=2, seed=0, pairs_per_sync=3)
+    group = search.ask()
+    assert search.ask() == group
+    with pytest.raises(ValueError, match="not the next"):
+        search.tell(group[1], outcome(group[1]))
+    search.tell(group[0], outcome(group[0]))
+    assert search.ask() == group[1:]
+    with pytest.raises(ValueError, match="not the next"):
+        search.tell(group[0], outcome(group[0]))
+    with pytest.raises(ValueError, match="outcome None"):
+        search.tell(group[1], None)
+
+
+def test_the_whole_group_is_asked_before_any_of_it_is_told():
+    one = PairedSearch(space=SPACE, pop_size=8, generations=6, seed=1, pairs_per_sync=4)
+    play(one, groups=5)
+    group = one.ask()
+    assert [comparison.pair for comparison in group] == [0, 1, 2, 3]
+    one.tell(group[0], outcome(group[0]))
+    assert one.ask() == group[1:]
+
+
+@pytest.mark.parametrize("switches", [{}, OFF, {"screen": False}, {"strategy": "random"}])
+def test_killed_at_any_group_boundary_it_continues_exactly(switches):
+    def fresh():
+        return PairedSearch(
+            space=SPACE, pop_size=6, generations=6, seed=4, pairs_per_sync=2, confidence=0.8, **switches
+        )
+
+    whole = fresh()
+    expected = play(whole)
+    for groups in (1, 3, 4, 8, 11):
+        first = fresh()
+        history = play(first, groups=groups)
+        state = json.loads(json.dumps(plain(first.state_dict())))
+        second = fresh()
+        second.load_state_dict(state)
+        assert history + play(second) == expected
+        assert second.finalists(3) == whole.finalists(3)
+        assert second.summary() == pytest.approx(whole.summary(), nan_ok=True)
+
+
+def test_state_within_a_group_is_refused():
+    search = PairedSearch(space=SPACE, pop_size=4, generations=1)
+    search.ask()
+    with pytest.raises(ValueError, match="not told"):
+        search.state_dict()
+
+
+def test_the_predictor_finds_better_cells_than_the_published_search_with_the_same_comparisons():
+    gains = []
+    for seed in range(4):
+        ours = PairedSearch(space=SPACE, pop_size=10, generations=5, seed=seed)
+        published = PairedSearch(space=SPACE, pop_size=10, generations=5, seed=seed, **OFF)
+        play(ours), play(published)
+        gains.append(loss(published.best()) - loss(ours.best()))
+    assert np.mean(gains) > 0.5
+
+
+def test_sure_pairs_are_decided_without_training_and_some_are_audited():
+    search = PairedSearch(
+        space=SPACE, pop_size=10, generations=12, seed=0, screen=False, confidence=0.8, audit_share=0.3
+    )
+    history = play(search)
+    kinds = [comparison.decided_by for comparison, _ in history]
+    assert {"training", "audit", "predictor"} <= set(kinds)
+    for comparison, told in history:
+        assert (told is None) == (comparison.decided_by == "predictor")
+        if comparison.decided_by != "training" and comparison.a != comparison.b:
+            assert max(comparison.probability, 1 - comparison.probability) >= 0.8
+    audits = [c for c, _ in history if c.decided_by == "audit"]
+    right = [(c.probability > 0.5) == (loss(c.a) < loss(c.b)) for c in audits]
+    assert np.mean(right) > 0.8
+
+
+def test_equal_architectures_are_a_tie_that_costs_no_training_unless_published():
+    lone = ChoiceSpace([1, 1])
+    ours = play(PairedSearch(space=lone, pop_size=4, generations=2), judge=lambda _: 1.0)
+    published = play(PairedSearch(space=lone, pop_size=4, generations=2, **OFF), judge=lambda _: 1.0)
+    assert {comparison.decided_by for comparison, _ in ours} == {"predictor"}
+    assert {comparison.decided_by for comparison, _ in published} == {"training"}
+
+
+@pytest.mark.parametrize("switches", [{}, OFF, {"strategy": "random"}])
+def test_what_accept_rejects_is_never_asked_for(switches):
+    def acceptable(architecture):
+        return architecture[0] != 0 and architecture[1] < 3
+
+    search = PairedSearch(space=SPACE, pop_size=6, generations=6, seed=0, accept=acceptable, **switches)
+    for comparison, _ in play(search):
+        for architecture in (comparison.a, comparison.b):
+            assert architecture[0] != 0
+            assert architecture[1] < 3
+    assert all(arch[0] != 0 and arch[1] < 3 for arch in search.finalists(20))
+
+
+def test_when_nothing_is_acceptable_one_error_says_so():
+    search = PairedSearch(space=SPACE, pop_size=4, accept=lambda _: False)
+    with pytest.raises(ValueError, match=r"--max_parameters"):
+        search.ask()
+
+
+@pytest.mark.parametrize("switches", [{}, OFF])
+def test_bad_losses_lose_and_never_poison_the_search(switches):
+    def judge(architecture):
+        return math.nan if architecture[0] == 2 else math.inf if architecture[1] == 0 else loss(architecture)
+
+    search = PairedSearch(space=SPACE, pop_size=10, generations=10, seed=2, **switches)
+    history = play(search, judge=judge)
+    assert any(told and math.isnan(told.loss_a + told.loss_b) for _, told in history)
+    assert math.isfinite(judge(search.best()))
+    assert all(c.probability is None or math.isfinite(c.probability) for c, _ in history)
+    assert np.isfinite(search.predictor.differences).all()
+    last = [judge(architecture) for architecture in search.architectures()]
+    assert np.mean(np.isfinite(last)) > 0.7
+
+
+def test_random_meets_fresh_architectures_all_the_time():
+    search = PairedSearch(space=CellSpace(), pop_size=6, generations=5, seed=0, strategy="random")
+    history = play(search, judge=lambda genotype: float(genotype.normal[0][1]))
+    met = [architecture for comparison, _ in history for architecture in (comparison.a, comparison.b)]
+    assert len(set(met)) == len(met) == 30
+    assert all(comparison.decided_by == "training" for comparison, _ in history)
+
+
+def test_finalists_are_distinct_best_first_and_include_the_best_trained():
+    search = PairedSearch(space=SPACE, pop_size=10, generations=6, seed=1)
+    history = play(search)
+    finalists = search.finalists(4)
+    assert len(set(finalists)) == len(finalists)
+    trained = {arch for c, told in history if told for arch in (c.a, c.b)}
+    assert min(trained, key=loss) in finalists
+    assert search.best() in trained
+    order = search.predictor.rank(finalists[:4])
+    assert order == [0, 1, 2, 3]
+
+
+def test_summary_counts_one_generation():
+    search = PairedSearch(space=SPACE, pop_size=6, generations=2, seed=0, **OFF)
+    assert search.summary() == {}
+    play(search, groups=3)
+    summary = search.summary()
+    assert (summary["generation"], summary["comparisons"], summary["trained"]) == (0, 3, 6)
+    assert summary["predicted_share"] == 0
+    assert 0 < summary["diversity"] <= 1
+    assert math.isnan(summary["audit_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"pop_size": 5}, "--pop_size 5"),
+        ({"generations": 0}, "--generations 0"),
+        ({"pairs_per_sync": 11}, "--pairs_per_sync 11"),
+        ({"strategy": "best"}, "--strategy best"),
+        ({"confidence": 0.2}, "--confidence 0.2"),
+        ({"audit_share": 2.0}, "--audit_share 2.0"),
+        ({"proposals": 0}, "--proposals 0"),
+    ],
+)
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        PairedSearch(space=SPACE, **wrong)
