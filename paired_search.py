@@ -234,10 +234,10 @@ class PairedSearch:
 
     # ---- tell
 
-    def tell(self, comparison: Comparison, outcome: Outcome | None) -> None:
+    def tell(self, comparison: Comparison, outcome: Outcome | None) -> str | None:
         """The outcome of the group's next comparison; None where the predictor decides.
 
-        A loss that is not a finite number loses and is not shown to the predictor. Raises ValueError for a
+        Returns who is fast, "a" or "b", and None where both losses are not finite. A loss that is not a finite number loses and is not shown to the predictor. Raises ValueError for a
         comparison that is not the next one of the group, or an outcome missing or given where none belongs.
         """
         if not self.group or comparison != self.group[0]:
@@ -253,12 +253,14 @@ class PairedSearch:
         else:
             losses = self._learn(comparison, outcome)
         self._note(comparison, outcome, losses)
-        self.population.tell(comparison.pair, *losses)
+        members = self.population.ask()[comparison.pair]
+        fast = self.population.tell(comparison.pair, *losses)
         self.pair += 1
         if self.pair == self.pop_size // 2:
             self.last_summary = self._summarise()
             self.log = []
             self.generation, self.pair = self.generation + 1, 0
+        return None if fast is None else "ab"[members.index(fast)]
 
     def _learn(self, comparison: Comparison, outcome: Outcome) -> tuple[float, float]:
         """Remember both losses; the winner is the sign of the paired difference, not of two loose means."""
