@@ -1,0 +1,417 @@
+"""Full networks: `NetworkCIFAR` and `NetworkImageNet`, with the interface and the state dicts of DARTS.
+
+    network = NetworkCIFAR(36, 10, 20, True, genotypes.RelativeNAS)
+    logits, logits_aux = network(images)               # (N, 10), and the same or None
+    parameters, multiply_adds = count(network)         # of the network that is evaluated
+    count_genotype(NetworkCIFAR, 36, 10, 20, genotype) # the same numbers from the genotype alone, much faster
+
+Built inside `with torch.device("meta")` a network costs a few milliseconds and no memory; its tensors are
+then assigned with `load_state_dict(state, assign=True)`. A forward pass holds no tensors beside parameters
+and buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genotypes import Genotype
+from operations import OPS, BatchNorm, Convolution, FactorizedReduce, Identity, ReLUConvBN, ReLUFirst
+
+SMALLEST_MAP = 2  # rows and columns that must be left before the classifier: 8x8 images under two reductions
+
+
+class Cell(nn.Module):
+    """One cell: each node adds two edges, the output concatenates the nodes of `concat`.
+
+    `forward` takes the *rectified* outputs of the two cells before, (N, C_prev_prev, ...) and (N, C_prev,
+    ...), and returns (N, len(concat) * C, H, W). Every reader of a cell's output begins with a ReLU, so it
+    is applied once.
+    """
+
+    def __init__(
+        self, genotype: Genotype, C_prev_prev: int, C_prev: int, C: int, reduction: bool, reduction_prev: bool
+    ) -> None:
+        super().__init__()
+        self.preprocess0: ReLUFirst = (
+            FactorizedReduce(C_prev_prev, C) if reduction_prev else ReLUConvBN(C_prev_prev, C, 1, 1, 0)
+        )
+        self.preprocess1 = ReLUConvBN(C_prev, C, 1, 1, 0)
+        edges, concat = (
+            (genotype.reduce, genotype.reduce_concat)
+            if reduction
+            else (genotype.normal, genotype.normal_concat)
+        )
+        self.reduction = reduction
+        self._indices = tuple(index for _, index in edges)
+        self._concat = tuple(concat)
+        self._steps = len(edges) // 2
+        self.multiplier = len(self._concat)
+        self._reads0 = 0 in self._indices or 0 in self._concat
+        self._reads1 = 1 in self._indices or 1 in self._concat
+        self.runs_everything = False
+        self._ops = nn.ModuleList(
+            OPS[name](C, 2 if reduction and index < 2 else 1, True) for name, index in edges
+        )
+
+    def forward(self, r0: Tensor, r1: Tensor, masks: Tensor | None = None) -> Tensor:
+        """`masks`, (edges, N), are drop path's factors: 0, or 1 / (1 - probability)."""
+        # An input that no edge reads is not preprocessed (r0 and r1 only hold its place in the list then).
+        s0 = self.preprocess0.after_relu(r0) if self._reads0 or self.runs_everything else r0
+        s1 = self.preprocess1.after_relu(r1) if self._reads1 or self.runs_everything else r1
+        states = [s0, s1]
+        rectified: dict[int, Tensor] = {}
+        for node in range(self._steps):
+            first = self._edge(2 * node, states, rectified, masks)
+            second = self._edge(2 * node + 1, states, rectified, masks)
+            states.append(first + second)
+        return torch.cat([states[i] for i in self._concat], dim=1)
+
+    def _edge(
+        self, edge: int, states: list[Tensor], rectified: dict[int, Tensor], masks: Tensor | None
+    ) -> Tensor:
+        operation, index = self._ops[edge], self._indices[edge]
+        if isinstance(operation, ReLUFirst):
+            if index not in rectified:
+                rectified[index] = F.relu(states[index])
+            out = operation.after_relu(rectified[index])
+        else:
+            out = operation(states[index])
+        if masks is not None and not isinstance(operation, Identity):
+            out = out * masks[edge].to(out.dtype)[:, None, None, None]
+        return out
+
+
+class AuxiliaryPool(nn.Module):
+    """Pools any image to 2x2: the published 5x5 average where that gives 2x2, else an adaptive one.
+
+    (N, C, H, W) -> (N, C, 2, 2); `stride` is 3 for CIFAR and 2 for ImageNet.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if all(size >= 5 and (size - 5) // self.stride == 1 for size in x.shape[2:]):
+            return F.avg_pool2d(x, 5, self.stride, padding=0, count_include_pad=False)
+        return F.adaptive_avg_pool2d(x, 2)
+
+
+class AuxiliaryHead(ReLUFirst):
+    """The second classifier, after two thirds of the cells: (N, C, H, W) -> (N, num_classes).
+
+    `after_relu` takes the cell's output rectified already. The published ImageNet head has no batch-norm
+    after its second convolution (`last_norm`).
+    """
+
+    def __init__(self, C: int, num_classes: int, stride: int, last_norm: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.ReLU(),
+            AuxiliaryPool(stride),
+            Convolution(C, 128, 1),
+            BatchNorm(128),
+            nn.ReLU(inplace=True),
+            Convolution(128, 768, 2),
+            *([BatchNorm(768)] if last_norm else []),
+            nn.ReLU(inplace=True),
+        )
+        self.classifier = nn.Linear(768, num_classes)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features[1:](x).flatten(1))
+
+
+class Network(nn.Module):
+    """What both networks share: the stack of cells, drop path, the heads.
+
+    `image_size` is (rows, columns) or one number for both, 32 or 224 unless given. ValueError names the
+    argument that cannot work. DARTS users set the attribute `drop_path_prob`. `drop_path_generator` may be
+    on any device: before the cells run, each forward pass in training mode draws one uniform matrix (edges,
+    N) for every cell, whatever its operations are, so networks with equal generators drop the same edges of
+    the same images.
+    """
+
+    default_image_size = 32
+    stem_reduction = 1  # how many times smaller the stem makes the image
+    auxiliary_stride = 3
+    auxiliary_last_norm = True
+
+    def __init__(
+        self,
+        C: int,
+        num_classes: int,
+        layers: int,
+        auxiliary: bool,
+        genotype: Genotype,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        image_size = image_size or self.default_image_size
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self._check(C, num_classes, layers, in_channels, size)
+        self.C, self.num_classes, self.genotype = C, num_classes, genotype
+        self.in_channels, self.image_size = in_channels, size
+        self._layers, self._auxiliary = layers, auxiliary
+        self.drop_path_prob = 0.0
+        self.drop_path_generator: torch.Generator | None = None
+        self._build_cells(*self._build_stem(in_channels, C))
+
+    @classmethod
+    def smallest_image(cls, layers: int) -> int:
+        """Rows (and columns) that an image needs for a network of so many layers."""
+        return SMALLEST_MAP * cls.stem_reduction * 2 ** len({layers // 3, 2 * layers // 3})
+
+    def _check(self, C: int, num_classes: int, layers: int, in_channels: int, size: tuple[int, ...]) -> None:
+        numbers = {"C": C, "num_classes": num_classes, "layers": layers, "in_channels": in_channels}
+        for name, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        smallest = self.smallest_image(layers)
+        if len(size) != 2 or min(size) < smallest:
+            raise ValueError(
+                f"image_size {'x'.join(map(str, size))} is too small: {type(self).__name__} with {layers} "
+                f"layers makes images {smallest // SMALLEST_MAP} times smaller and needs at least "
+                f"{smallest}x{smallest}"
+            )
+
+    def _build_stem(self, in_channels: int, C: int) -> tuple[int, int, bool]:
+        """Build the stem: the channels of its two outputs; whether the second is of half the size."""
+        raise NotImplementedError
+
+    def _build_cells(self, C_prev_prev: int, C_prev: int, reduction_prev: bool) -> None:
+        C, layers = self.C, self._layers
+        reductions = (layers // 3, 2 * layers // 3)
+        self.cells = nn.ModuleList()
+        for i in range(layers):
+            reduction = i in reductions
+            C = 2 * C if reduction else C
+            cell = Cell(self.genotype, C_prev_prev, C_prev, C, reduction, reduction_prev)
+            self.cells.append(cell)
+            reduction_prev = reduction
+            C_prev_prev, C_prev = C_prev, cell.multiplier * C
+            if self._auxiliary and i == 2 * layers // 3:
+                self.auxiliary_head = AuxiliaryHead(
+                    C_prev, self.num_classes, self.auxiliary_stride, self.auxiliary_last_norm
+                )
+        self.classifier = nn.Linear(C_prev, self.num_classes)
+
+    def _masks(self, x: Tensor) -> list[Tensor | None]:
+        """Drop path's factors for every cell, each (edges, N): 0, or 1 / (1 - drop_path_prob)."""
+        p = float(self.drop_path_prob)
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"drop_path_prob is {p}: it must lie in [0, 1)")
+        if not self.training or p == 0.0:
+            return [None] * len(self.cells)
+        generator = self.drop_path_generator
+        device = x.device if generator is None else generator.device
+        cells = [cell for cell in self.cells if isinstance(cell, Cell)]
+        draws = [torch.rand(2 * cell._steps, len(x), generator=generator, device=device) for cell in cells]
+        return [(draw >= p).to(x.device, x.dtype) / (1.0 - p) for draw in draws]
+
+    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two rectified inputs of the first cell."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images (N, in_channels, H, W) to (logits, auxiliary logits or None), each (N, num_classes).
+
+        The auxiliary logits exist in training mode and with an auxiliary head only.
+        """
+        masks = self._masks(x)
+        logits_aux = None
+        r0, r1 = self._stem(x)
+        for i, cell in enumerate(self.cells):
+            out = cell(r0, r1, masks[i])
+            auxiliary = self._auxiliary and self.training and i == 2 * self._layers // 3
+            last = i + 1 == self._layers  # what the classifier averages is not rectified
+            if auxiliary or not last:
+                r0, r1 = r1, F.relu(out, inplace=not last)
+            if auxiliary:
+                logits_aux = self.auxiliary_head.after_relu(r1)
+        return self.classifier(out.mean((2, 3))), logits_aux
+
+
+class NetworkCIFAR(Network):
+    """The network for small images: a 3x3 stem to 3 C channels, then cells, two of them reductions.
+
+    The smallest image is 8x8 for three or more layers.
+    """
+
+    def _build_stem(self, in_channels: int, C: int) -> tuple[int, int, bool]:
+        self.stem = nn.Sequential(Convolution(in_channels, 3 * C, 3, padding=1), BatchNorm(3 * C))
+        return 3 * C, 3 * C, False
+
+    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rectified = F.relu(self.stem(x))
+        return rectified, rectified
+
+
+class NetworkImageNet(Network):
+    """The network for large images: stems that shrink them eightfold, then cells, two of them reductions.
+
+    The smallest image is 64x64 for three or more layers.
+    """
+
+    default_image_size = 224
+    stem_reduction = 8
+    auxiliary_stride = 2
+    auxiliary_last_norm = False
+
+    def _build_stem(self, in_channels: int, C: int) -> tuple[int, int, bool]:
+        if C < 2:
+            raise ValueError(f"C is {C}: the stem of NetworkImageNet halves it, so it must be at least 2")
+        self.stem0 = nn.Sequential(
+            Convolution(in_channels, C // 2, 3, stride=2, padding=1),
+            BatchNorm(C // 2),
+            nn.ReLU(inplace=True),
+            Convolution(C // 2, C, 3, stride=2, padding=1),
+            BatchNorm(C),
+        )
+        self.stem1 = nn.Sequential(
+            nn.ReLU(inplace=True), Convolution(C, C, 3, stride=2, padding=1), BatchNorm(C)
+        )
+        return C, C, True
+
+    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r0 = F.relu(self.stem0(x))
+        return r0, F.relu(self.stem1[1:](r0))
+
+
+def count(
+    network: Network, image_size: int | tuple[int, int] | None = None, in_channels: int | None = None
+) -> tuple[int, int]:
+    """Parameters and multiply-adds of the network as it is evaluated: (parameters, multiply_adds).
+
+    Parameters leave out the auxiliary head, which evaluation does not run. Multiply-adds are those of one
+    image through every convolution and linear layer, used or not; additions, pooling, ReLU and batch-norm
+    count nothing (the convention of DARTS). `image_size` and `in_channels` are the network's own unless
+    given. Only shapes are computed: on the meta device, or with a batch of no images on a real one.
+    """
+    size = image_size or network.image_size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    first = next(network.parameters())
+    shape = (1 if first.is_meta else 0, in_channels or network.in_channels, rows, columns)
+    images = torch.empty(shape, device=first.device, dtype=first.dtype)
+    parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary"))
+    return parameters, _multiply_adds(network, images)
+
+
+def _multiply_adds(module: nn.Module, images: Tensor) -> int:
+    """Multiply-adds of one image through `module`; its mode is kept."""
+    total = 0
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer.weight, Tensor)
+        total += layer.weight.numel() * output.shape[2:].numel()
+
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    cells = [m for m in module.modules() if isinstance(m, Cell)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    training = module.training
+    try:
+        module.eval()
+        for cell in cells:
+            cell.runs_everything = True
+        with torch.no_grad():
+            module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for cell in cells:
+            cell.runs_everything = False
+        module.train(training)
+    return total
+
+
+def count_genotype(
+    kind: type[Network],
+    C: int,
+    num_classes: int,
+    layers: int,
+    genotype: Genotype,
+    in_channels: int = 3,
+    image_size: int | tuple[int, int] | None = None,
+) -> tuple[int, int]:
+    """What `count` says of the network that the arguments describe, in well under a millisecond.
+
+    The parts of a network add up: `count` is asked once for the network with empty cells and once for each
+    kind of edge, and remembered. `kind` is NetworkCIFAR or NetworkImageNet.
+    """
+    size = image_size or kind.default_image_size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    empty = Genotype(
+        tuple(("none", i) for _, i in genotype.normal),
+        tuple(genotype.normal_concat),
+        tuple(("none", i) for _, i in genotype.reduce),
+        tuple(genotype.reduce_concat),
+    )
+    # mypy takes __hash__ of a class for that of its instances.
+    total = list(
+        _count_frame(kind, C, num_classes, layers, empty, in_channels, (rows, columns))  # type: ignore[arg-type]
+    )
+    for _ in range(kind.stem_reduction.bit_length() - 1):
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
+    for i in range(layers):
+        reduction = i in (layers // 3, 2 * layers // 3)
+        C = 2 * C if reduction else C
+        after = ((rows + 1) // 2, (columns + 1) // 2) if reduction else (rows, columns)
+        for name, index in genotype.reduce if reduction else genotype.normal:
+            stride = 2 if reduction and index < 2 else 1
+            here = (rows, columns) if stride == 2 else after
+            for n, part in enumerate(_count_edge(name, C, stride, here)):
+                total[n] += part
+        rows, columns = after
+    return total[0], total[1]
+
+
+@lru_cache(maxsize=256)
+def _count_frame(
+    kind: type[Network],
+    C: int,
+    num_classes: int,
+    layers: int,
+    empty: Genotype,
+    in_channels: int,
+    size: tuple[int, int],
+) -> tuple[int, int]:
+    with torch.device("meta"):
+        return count(kind(C, num_classes, layers, False, empty, in_channels, size))
+
+
+@lru_cache(maxsize=4096)
+def _count_edge(name: str, C: int, stride: int, size: tuple[int, int]) -> tuple[int, int]:
+    with torch.device("meta"):
+        edge = OPS[name](C, stride, True)
+        return sum(p.numel() for p in edge.parameters()), _multiply_adds(edge, torch.empty(1, C, *size))
+
+
+def load_network_state(network: nn.Module, state: Mapping[str, Tensor], assign: bool = False) -> None:
+    """Load a state dict of this project or a published one into `network`.
+
+    A prefix `module.` (of DataParallel) is dropped from the keys, and so is the auxiliary head where the
+    network has none. Everything else must fit: ValueError names the first keys that are missing, unknown or
+    of another shape, and the network is unchanged. `assign` takes the tensors themselves instead of copying.
+    """
+    given = {key.removeprefix("module."): value for key, value in state.items()}
+    wanted = network.state_dict()
+    if not any(key.startswith("auxiliary_head.") for key in wanted):
+        given = {key: value for key, value in given.items() if not key.startswith("auxiliary_head.")}
+    problems = [f"{key} is missing" for key in wanted if key not in given]
+    problems += [f"{key} is unknown" for key in given if key not in wanted]
+    problems += [
+        f"{key} has shape {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    if problems:
+        rest = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise ValueError(f"the weights belong to another network: {'; '.join(problems[:3])}{rest}")
+    network.load_state_dict(given, assign=assign)

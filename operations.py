@@ -1,0 +1,198 @@
+"""The candidate operations of a cell, in the shapes and with the state-dict names that DARTS gave them.
+
+    from operations import OPS
+    edge = OPS["sep_conv_3x3"](16, 1, True)   # channels, stride, affine batch-norm
+
+An operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)). Every one that begins with a
+ReLU also has `after_relu`, which takes the rectified input: a cell rectifies each of its states once for all
+edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Convolution(nn.Conv2d):
+    """A 2-d convolution without bias, quick on the meta device.
+
+    There it skips its random start, and `forward` works out the shape alone: PyTorch's own way takes 20
+    times longer.
+    """
+
+    def __init__(
+        self,
+        C_in: int,
+        C_out: int,
+        kernel: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__(C_in, C_out, kernel, stride, padding, dilation, groups, bias=False)
+        self._padding = (padding, padding) if isinstance(padding, int) else padding
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_meta:
+            shape = zip(x.shape[2:], self.kernel_size, self.stride, self._padding, self.dilation, strict=True)
+            size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in shape]
+            return x.new_empty((len(x), self.out_channels, *size))
+        return super().forward(x)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation; on the meta device it skips its start values and its arithmetic."""
+
+    def reset_parameters(self) -> None:
+        if self.running_mean is None or not self.running_mean.is_meta:
+            super().reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x) if x.is_meta else super().forward(x)
+
+
+class ReLUFirst(nn.Module):
+    """An operation whose first step is a ReLU; `after_relu` is the rest of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after_relu(F.relu(x))
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        """The operation on an input that is rectified already."""
+        raise NotImplementedError
+
+
+class ReLUSequence(ReLUFirst):
+    """ReLU and then the given layers, kept as `op` (the ReLU is `op.0`, as in the published state dicts)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.op = nn.Sequential(nn.ReLU(), *layers)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        layers = iter(self.op)
+        next(layers)
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
+class ReLUConvBN(ReLUSequence):
+    """ReLU, convolution, batch-norm: (N, C_in, H, W) -> (N, C_out, H', W')."""
+
+    def __init__(
+        self, C_in: int, C_out: int, kernel: int, stride: int, padding: int, affine: bool = True
+    ) -> None:
+        super().__init__(Convolution(C_in, C_out, kernel, stride, padding), BatchNorm(C_out, affine=affine))
+
+
+class SepConv(ReLUSequence):
+    """Depthwise separable convolution, applied twice; the first one takes the stride."""
+
+    def __init__(
+        self, C_in: int, C_out: int, kernel: int, stride: int, padding: int, affine: bool = True
+    ) -> None:
+        super().__init__(
+            Convolution(C_in, C_in, kernel, stride, padding, groups=C_in),
+            Convolution(C_in, C_in, 1),
+            BatchNorm(C_in, affine=affine),
+            nn.ReLU(inplace=True),
+            Convolution(C_in, C_in, kernel, 1, padding, groups=C_in),
+            Convolution(C_in, C_out, 1),
+            BatchNorm(C_out, affine=affine),
+        )
+
+
+class DilConv(ReLUSequence):
+    """Depthwise separable convolution with a dilated kernel, applied once."""
+
+    def __init__(
+        self,
+        C_in: int,
+        C_out: int,
+        kernel: int,
+        stride: int,
+        padding: int,
+        dilation: int,
+        affine: bool = True,
+    ) -> None:
+        super().__init__(
+            Convolution(C_in, C_in, kernel, stride, padding, dilation, groups=C_in),
+            Convolution(C_in, C_out, 1),
+            BatchNorm(C_out, affine=affine),
+        )
+
+
+class FactorizedReduce(ReLUFirst):
+    """Halves the image: two 1x1 convolutions of stride 2 side by side, the second one shifted by a pixel.
+
+    (N, C_in, H, W) -> (N, C_out, ceil(H / 2), ceil(W / 2)). Where H or W is odd the shifted image is one row
+    or column short; zeros complete it (the published code fails there).
+    """
+
+    def __init__(self, C_in: int, C_out: int, affine: bool = True) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.conv_1 = Convolution(C_in, C_out // 2, 1, stride=2)
+        self.conv_2 = Convolution(C_in, C_out - C_out // 2, 1, stride=2)
+        self.bn = BatchNorm(C_out, affine=affine)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        shifted = x[:, :, 1:, 1:]
+        odd_height, odd_width = x.shape[2] % 2, x.shape[3] % 2
+        if odd_height or odd_width:
+            shifted = F.pad(shifted, (0, odd_width, 0, odd_height))
+        return self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+
+
+class ConvPair(nn.Sequential):
+    """ReLU, a 1x7 and a 7x1 convolution, batch-norm (AmoebaNet's `conv_7x1_1x7`)."""
+
+    def __init__(self, C: int, stride: int, affine: bool = True) -> None:
+        super().__init__(
+            nn.ReLU(),
+            Convolution(C, C, (1, 7), (1, stride), (0, 3)),
+            Convolution(C, C, (7, 1), (stride, 1), (3, 0)),
+            BatchNorm(C, affine=affine),
+        )
+
+
+class Identity(nn.Module):
+    """The skip connection of stride 1. Drop path never drops it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Zero(nn.Module):
+    """The operation `none`: zeros of the output's size."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "none": lambda C, stride, affine: Zero(stride),
+    "max_pool_3x3": lambda C, stride, affine: nn.MaxPool2d(3, stride=stride, padding=1),
+    "avg_pool_3x3": lambda C, stride, affine: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
+    "skip_connect": lambda C, stride, affine: Identity() if stride == 1 else FactorizedReduce(C, C, affine),
+    "sep_conv_3x3": lambda C, stride, affine: SepConv(C, C, 3, stride, 1, affine),
+    "sep_conv_5x5": lambda C, stride, affine: SepConv(C, C, 5, stride, 2, affine),
+    "sep_conv_7x7": lambda C, stride, affine: SepConv(C, C, 7, stride, 3, affine),
+    "dil_conv_3x3": lambda C, stride, affine: DilConv(C, C, 3, stride, 2, 2, affine),
+    "dil_conv_5x5": lambda C, stride, affine: DilConv(C, C, 5, stride, 4, 2, affine),
+    "conv_7x1_1x7": lambda C, stride, affine: ConvPair(C, stride, affine),
+}

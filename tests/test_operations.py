@@ -1,0 +1,59 @@
+"""The operations: sizes, the rectified entry, and that odd images work."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genotypes import OPERATIONS
+from operations import OPS, FactorizedReduce, ReLUFirst
+
+
+def test_every_operation_of_a_genotype_exists():
+    assert set(OPS) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_output_size_on_both_devices(name, stride):
+    with torch.device("meta"):
+        meta = OPS[name](6, stride, True)
+    real = OPS[name](6, stride, True)
+    for rows, columns in [(2, 2), (7, 8), (9, 5), (12, 12)]:
+        x = torch.randn(3, 6, rows, columns)
+        expected = (3, 6, -(-rows // stride), -(-columns // stride))
+        assert real(x).shape == expected
+        assert meta(x.to("meta")).shape == expected
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_input_is_left_alone_and_rectified_entry_agrees(name, stride):
+    operation = OPS[name](4, stride, True)
+    x = torch.randn(2, 4, 6, 6)
+    before = x.clone()
+    out = operation(x)
+    assert torch.equal(x, before)
+    if isinstance(operation, ReLUFirst):
+        assert torch.equal(out, operation.after_relu(F.relu(x)))
+
+
+def test_average_pool_leaves_the_border_out():
+    assert torch.allclose(OPS["avg_pool_3x3"](2, 1, True)(torch.ones(1, 2, 4, 4)), torch.ones(1, 2, 4, 4))
+
+
+def test_factorized_reduce_reads_every_pixel_once():
+    reduce = FactorizedReduce(1, 2)
+    torch.nn.init.ones_(reduce.conv_1.weight)
+    torch.nn.init.ones_(reduce.conv_2.weight)
+    reduce.eval()
+    x = torch.arange(1.0, 26).reshape(1, 1, 5, 5)
+    out = reduce(x) * (1 + reduce.bn.eps) ** 0.5
+    assert torch.allclose(out[0, 0], x[0, 0, ::2, ::2])
+    assert torch.allclose(out[0, 1, :2, :2], x[0, 0, 1::2, 1::2])
+    assert (out[0, 1, 2] == 0).all()
+    assert (out[0, 1, :, 2] == 0).all()
+
+
+def test_affine_can_be_off():
+    assert not any("bn.weight" in name for name, _ in OPS["skip_connect"](4, 2, False).named_parameters())
+    assert sum(p.dim() == 1 for p in OPS["sep_conv_3x3"](4, 1, False).parameters()) == 0
