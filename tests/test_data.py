@@ -1,0 +1,255 @@
+"""Data sets in memory: splits, statistics, augmentation against a per-image reference, batches, shards."""
+
+import numpy as np
+import pytest
+import torch
+
+import data
+
+
+def random_set(count=23, channels=3, size=12, classes=4):
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % classes
+    return data.ImageSet(images, labels, tuple("abcdefgh"[:classes]))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def reference_augment(image, uniforms, augmentation):
+    """One image (H, W, C) by plain loops; returns it with the mask of what is cut out (H, W)."""
+    H, W, _ = image.shape
+    padding = augmentation.crop_padding
+    top, left = (int(u * np.float32(2 * padding + 1)) for u in uniforms[:2])
+    result = np.zeros_like(image)
+    for y in range(H):
+        for x in range(W):
+            from_y, from_x = y + top - padding, x + left - padding
+            if 0 <= from_y < H and 0 <= from_x < W:
+                result[y, x] = image[from_y, from_x]
+    if augmentation.flip and uniforms[2] < 0.5:
+        result = result[:, ::-1]
+    mask = np.zeros((H, W), dtype=bool)
+    half = augmentation.cutout_length // 2
+    low_y, low_x = (int(u * np.float32(size)) - half for u, size in zip(uniforms[3:], (H, W), strict=True))
+    length = augmentation.cutout_length
+    mask[max(0, low_y) : max(0, low_y + length), max(0, low_x) : max(0, low_x + length)] = True
+    return result, mask
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        data.Augmentation(2, True, 6),
+        data.Augmentation(0, True, 0),
+        data.Augmentation(3, False, 5),
+        data.Augmentation(0, False, 1),
+    ],
+)
+def test_training_batches_equal_a_per_image_reference(channels, augmentation):
+    images = random_set(channels=channels)
+    statistics = data.channel_statistics(images.images)
+    order, uniforms = data.draw(len(images), generator(5))
+    produced = list(data.batches(images, 8, statistics, generator=generator(5), augmentation=augmentation))
+    values, labels = torch.cat([x for x, _ in produced]), torch.cat([y for _, y in produced])
+    assert torch.equal(labels, images.labels[order])
+    mean, std = (np.array(x) for x in statistics)
+    for index, u, value in zip(order, uniforms.numpy(), values.permute(0, 2, 3, 1).numpy(), strict=True):
+        source = images.images[index].permute(1, 2, 0).numpy()
+        expected, mask = reference_augment(source, u, augmentation)
+        expected = (expected / 255 - mean) / std
+        expected[mask] = 0
+        np.testing.assert_allclose(value, expected, atol=2e-6)
+        assert (value[mask] == 0).all()
+
+
+def test_augmentation_leaves_the_set_as_it_was():
+    images = random_set()
+    before = images.images.clone()
+    for augmentation in (data.Augmentation(0, True, 4), data.Augmentation(2, True, 4)):
+        list(
+            data.batches(
+                images, 8, data.channel_statistics(before), generator=generator(), augmentation=augmentation
+            )
+        )
+    assert torch.equal(images.images, before)
+
+
+def test_crop_and_cutout_reach_every_position():
+    images = data.ImageSet(
+        torch.full((2000, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(2000).long(), ("a", "b")
+    )
+    cropped, rows, columns = data.augment(
+        images.images.permute(0, 2, 3, 1), data.draw(2000, generator())[1], data.Augmentation(1, False, 1)
+    )
+    corners = cropped[:, [0, 0, -1, -1], [0, -1, 0, -1], 0].bool()
+    assert len(torch.unique(corners, dim=0)) == 9  # 3 x 3 shifts, each its own pattern of black borders
+    holes = (rows * columns).sum(0)
+    assert (holes > 0).all()
+    assert (rows * columns).sum(dim=(1, 2)).eq(1).all()
+
+
+def test_clean_batches_are_in_order_and_normalised():
+    images = random_set()
+    statistics = data.channel_statistics(images.images)
+    produced = list(data.batches(images, 8, statistics))
+    assert [len(labels) for _, labels in produced] == [8, 8, 7]
+    values = torch.cat([x for x, _ in produced])
+    assert torch.equal(torch.cat([y for _, y in produced]), images.labels)
+    assert torch.equal(values, data.normalise(images.images, statistics))
+    assert values.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert (values.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-5
+
+
+def test_memory_format_is_as_asked():
+    images = random_set()
+    statistics = data.channel_statistics(images.images)
+    last = next(data.batches(images, 8, statistics))[0]
+    first = next(data.batches(images, 8, statistics, channels_last=False))[0]
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert first.is_contiguous()
+    assert torch.equal(first, last)
+
+
+def test_batches_repeat_with_the_seed_and_only_with_it():
+    images = random_set()
+    statistics = data.channel_statistics(images.images)
+    augmentation = data.Augmentation.of(images, "folder", cutout=True)
+
+    def epoch(seed):
+        torch.rand(seed + 1)  # the global generator must not matter
+        return torch.cat(
+            [
+                x
+                for x, _ in data.batches(
+                    images, 8, statistics, generator=generator(seed), augmentation=augmentation
+                )
+            ]
+        )
+
+    assert torch.equal(epoch(1), epoch(1))
+    assert not torch.equal(epoch(1), epoch(2))
+
+
+def test_order_does_not_depend_on_the_augmentation():
+    images = random_set()
+    statistics = data.channel_statistics(images.images)
+    plain = [y for _, y in data.batches(images, 8, statistics, generator=generator(3))]
+    cut = data.Augmentation(2, True, 4)
+    augmented = [y for _, y in data.batches(images, 8, statistics, generator=generator(3), augmentation=cut)]
+    assert torch.equal(torch.cat(plain), torch.cat(augmented))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shards_together_are_the_whole_epoch_without_padding(training, processes):
+    images = random_set(count=28)
+    statistics = data.channel_statistics(images.images)
+
+    def epoch(shard):
+        keywords = (
+            {"generator": generator(4), "augmentation": data.Augmentation(2, True, 4)} if training else {}
+        )
+        return list(data.batches(images, 8, statistics, shard=shard, **keywords))
+
+    whole = epoch((0, 1))
+    shards = [epoch((rank, processes)) for rank in range(processes)]
+    if training and processes == 3:  # the last batch has 4 images: too few for 3 processes
+        whole = whole[:-1]
+    for number, (values, labels) in enumerate(whole):
+        parts = [shard[number] for shard in shards]
+        assert sum(len(part[1]) for part in parts) == len(labels)
+        for rank, (part_values, part_labels) in enumerate(parts):
+            assert torch.equal(part_values, values[rank::processes])
+            assert torch.equal(part_labels, labels[rank::processes])
+
+
+def test_a_last_training_batch_of_one_image_is_left_out():
+    images = random_set(count=17)
+    statistics = data.channel_statistics(images.images)
+    assert [len(y) for _, y in data.batches(images, 8, statistics, generator=generator())] == [8, 8]
+    assert [len(y) for _, y in data.batches(images, 8, statistics)] == [8, 8, 1]
+
+
+def test_split_is_seeded_and_covers_everything_once():
+    train, validation = data.split(101, 0.5, seed=3)
+    assert (len(train), len(validation)) == (50, 51)
+    assert torch.equal(torch.cat([train, validation]).sort().values, torch.arange(101))
+    assert torch.equal(train, data.split(101, 0.5, seed=3)[0])
+    assert not torch.equal(train, data.split(101, 0.5, seed=4)[0])
+    few = data.split(101, 0.5, seed=3, images=20)
+    assert (len(few[0]), len(few[1]), len(torch.cat(few).unique())) == (10, 10, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((10, 0.5, 0, 11), "11 images were asked for, but the training set has 10"),
+        ((10, 0.0, 0), "--train_portion 0.0"),
+        ((10, 1.0, 0), "--train_portion 1.0"),
+        ((10, 0.05, 0), "leaves 0 to train"),
+    ],
+)
+def test_split_refuses_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.split(*arguments)
+
+
+def test_statistics_are_those_of_numpy_and_never_zero():
+    images = random_set(count=50).images
+    values = images.numpy() / 255
+    statistics = data.channel_statistics(images)
+    np.testing.assert_allclose(statistics.mean, values.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(statistics.std, values.std((0, 2, 3)), rtol=1e-9)
+    assert data.channel_statistics(torch.full((3, 1, 8, 8), 9, dtype=torch.uint8)).std == (1 / 255,)
+
+
+def test_subset_keeps_images_labels_and_classes_together():
+    images = random_set()
+    chosen = torch.tensor([5, 0, 22])
+    part = images.subset(chosen)
+    assert torch.equal(part.images, images.images[chosen])
+    assert torch.equal(part.labels, images.labels[chosen])
+    assert (part.classes, part.channels, part.image_size, len(part)) == (images.classes, 3, 12, 3)
+
+
+@pytest.mark.parametrize(("size", "padding", "cutout"), [(8, 1, 4), (28, 4, 14), (32, 4, 16), (64, 8, 32)])
+def test_augmentation_scales_with_the_image(size, padding, cutout):
+    images = random_set(size=size)
+    assert data.Augmentation.of(images, "cifar10", cutout=True) == (padding, True, cutout)
+    assert data.Augmentation.of(images, "digits", cutout=False) == (padding, False, 0)
+    assert data.Augmentation.of(images, "digits", cutout=False, flip=True).flip
+
+
+def test_digits_are_complete_stratified_and_fixed():
+    train, test = data.load("digits", part="train"), data.load("digits", part="test")
+    assert (len(train), len(test)) == (1442, 355)
+    assert train.images.shape[1:] == (1, 8, 8)
+    assert train.images.max() == 255
+    assert test.labels.bincount().min() >= 34
+    assert train.classes == tuple("0123456789")
+    both = torch.cat([train.images, test.images]).flatten(1)
+    assert len(both.unique(dim=0)) == 1797
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist",), "--set mnist: .*digits, fashion_mnist, cifar10, cifar100, folder"),
+        (("digits", "data", "val"), "'val'"),
+        (("digits", "data", "train", 16), "--image_size 16: only for --set folder"),
+        (("folder", "data", "train", 4), "--image_size 4"),
+    ],
+)
+def test_load_refuses_what_it_does_not_know(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(*arguments)
+
+
+def test_published_statistics_are_used_for_cifar_only():
+    images = random_set()
+    assert data.statistics_of("cifar10", images).mean[0] == pytest.approx(0.4914, abs=1e-4)
+    assert data.statistics_of("folder", images) == data.channel_statistics(images.images)
