@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from genotypes import to_dict
 from utils import write_atomically
 
 PREVIOUS = ".previous"
+VERSION = "1.0.0"  # of the project, kept in every checkpoint
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
@@ -114,3 +116,35 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     return value
+
+
+def describe_network(
+    network: Any,
+    *,
+    images: dict[str, Any],
+    recipe: dict[str, Any],
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """The checkpoint of a trained network that describes itself; `load(path, "network")` reads it.
+
+    `images`: set, classes (names by label), mean and std (of each channel, in [0, 1]). `recipe`: the flags of
+    the training. `result`: what was measured, and on what. The rest is read off the network.
+    """
+    return {
+        "kind": "network",
+        "network": {
+            "class": type(network).__name__,
+            "C": network.C,
+            "num_classes": network.num_classes,
+            "layers": len(network.cells),
+            "auxiliary": hasattr(network, "auxiliary_head"),
+            "genotype": to_dict(network.genotype),
+            "in_channels": network.in_channels,
+            "image_size": list(network.image_size),
+        },
+        "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        "images": images,
+        "recipe": recipe,
+        "result": result,
+        "versions": {"torch": str(torch.__version__), "pairnas": VERSION},
+    }

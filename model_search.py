@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genotypes import Genotype
-from model import NetworkCIFAR
+from model import NetworkCIFAR, count
 from utils import derive_seed
 
 Weights = dict[str, Tensor]  # by the names of the weight set
@@ -54,16 +54,7 @@ class WeightSet:
 
     def network(self, genotype: Genotype) -> NetworkCIFAR:
         """A candidate of `genotype` whose weights are copies of the set's, on the set's device."""
-        with torch.device("meta"):  # without storage: start values would be thrown away
-            network = NetworkCIFAR(
-                self.C,
-                self.num_classes,
-                self.layers,
-                False,
-                genotype,
-                in_channels=self.in_channels,
-                image_size=self.image_size,
-            )
+        network = _empty(self, genotype)
         keys = _keys(network)
         self._start_missing(network, keys)
         network.load_state_dict({name: self.tensors[key].clone() for name, key in keys.items()}, assign=True)
@@ -115,7 +106,7 @@ def _keys(network: NetworkCIFAR) -> dict[str, str]:
             keys[name] = name
         else:
             cell, edge, rest = match.groups()
-            keys[name] = f"{cell}/{edges[network.cells[int(cell)].reduction][int(edge)]}/{rest}"
+            keys[name] = f"{cell}/{edges[bool(network.cells[int(cell)].reduction)][int(edge)]}/{rest}"
     return keys
 
 
@@ -126,3 +117,71 @@ def _edge_names(edges: tuple[tuple[str, int], ...]) -> list[str]:
         repeated = position % 2 == 1 and edges[position] == edges[position - 1]
         names.append(f"{position // 2}/{source}/{operation}/{int(repeated)}")
     return names
+
+
+class FullSize:
+    """Parameters and multiply-adds of full-size networks, by adding up what each edge costs.
+
+    Gives exactly what `model.count` gives for `NetworkCIFAR(C, num_classes, layers, False, genotype)`, but
+    builds a network only for an edge not yet seen: an edge's cost depends on its operation, its cell and
+    whether it reduces, not on the other edges.
+    """
+
+    def __init__(
+        self,
+        *,
+        C: int = 36,
+        num_classes: int,
+        layers: int = 20,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] = 32,
+    ) -> None:
+        self.C, self.num_classes, self.layers = C, num_classes, layers
+        self.in_channels, self.image_size = in_channels, image_size
+        free = (("max_pool_3x3", 0),) * 8  # pooling has no weights and counts no multiply-adds
+        self.bare = Genotype(free, (2, 3, 4, 5), free, (2, 3, 4, 5))
+        self.base = self._count(self.bare)
+        self.edges: dict[tuple[str, str, bool], tuple[int, int]] = {}
+
+    def __call__(self, genotype: Genotype) -> tuple[int, int]:
+        """(parameters, multiply_adds) of a genotype of the search space, the auxiliary head left out."""
+        parameters, multiply_adds = self.base
+        for cell in ("normal", "reduce"):
+            for operation, source in getattr(genotype, cell):
+                more = self._edge(cell, operation, source < 2)
+                parameters, multiply_adds = parameters + more[0], multiply_adds + more[1]
+        return parameters, multiply_adds
+
+    def within(self, genotype: Genotype, parameters: float | None, multiply_adds: float | None) -> bool:
+        """Whether the network keeps to limits given in millions; None is no limit."""
+        limits = (parameters, multiply_adds)
+        return all(
+            limit is None or number <= limit * 1e6
+            for number, limit in zip(self(genotype), limits, strict=True)
+        )
+
+    def _edge(self, cell: str, operation: str, from_input: bool) -> tuple[int, int]:
+        key = (cell, operation, from_input and cell == "reduce")
+        if key not in self.edges:
+            edges = list(getattr(self.bare, cell))
+            edges[-1] = (operation, 0 if from_input else 2)
+            counted = self._count(self.bare._replace(**{cell: tuple(edges)}))
+            self.edges[key] = (counted[0] - self.base[0], counted[1] - self.base[1])
+        return self.edges[key]
+
+    def _count(self, genotype: Genotype) -> tuple[int, int]:
+        return count(_empty(self, genotype))
+
+
+def _empty(size: WeightSet | FullSize, genotype: Genotype) -> NetworkCIFAR:
+    """A network on the meta device: without storage, and without start values that would be thrown away."""
+    with torch.device("meta"):
+        return NetworkCIFAR(
+            size.C,
+            size.num_classes,
+            size.layers,
+            False,
+            genotype,
+            in_channels=size.in_channels,
+            image_size=size.image_size,
+        )

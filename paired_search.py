@@ -237,8 +237,9 @@ class PairedSearch:
     def tell(self, comparison: Comparison, outcome: Outcome | None) -> str | None:
         """The outcome of the group's next comparison; None where the predictor decides.
 
-        Returns who is fast, "a" or "b", and None where both losses are not finite. A loss that is not a finite number loses and is not shown to the predictor. Raises ValueError for a
-        comparison that is not the next one of the group, or an outcome missing or given where none belongs.
+        Returns who is fast, "a" or "b"; None where neither loss is a finite number. Such a loss loses and is
+        not shown to the predictor. Raises ValueError for a comparison that is not the next one of the group,
+        or an outcome missing or given where none belongs.
         """
         if not self.group or comparison != self.group[0]:
             raise ValueError(

@@ -36,6 +36,13 @@ class Evaluation(NamedTuple):
         return 1.0 - self.correct.double().mean().item()
 
 
+def choose_precision(device: torch.device, precision: str) -> str:
+    """What "auto" means on `device`: bfloat16 on GPUs that compute in it, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "float32"
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Mixed precision on `device`; `precision` is a key of PRECISIONS, "float32" switches it off."""
     if precision == "float32":

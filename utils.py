@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import sys
 import tempfile
@@ -41,7 +42,7 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
     return result
 
 
-def run(main: Callable[[Any], None], config: type) -> None:
+def run_script(main: Callable[[Any], None], config: type) -> None:
     """Parse the flags, call `main(config)`; what a user can cause becomes one line and exit code 2."""
     parsed = parse(config)
     try:
@@ -65,6 +66,21 @@ def _first_message(panel: str) -> str:
     parts = " ".join(line if line.strip("─ ") else "|" for line in lines[1:]).split("|")
     hint = parts[1].strip() if len(parts) > 2 and "Perhaps you meant" in parts[1] else ""
     return " ".join(f"{parts[0]} {hint}".split()) + "; --help lists every flag"
+
+
+def check_range(config: Any, names: str, low: float, high: float = math.inf, open_low: bool = False) -> None:
+    """Raise ValueError for the first of the flags `names` (separated by spaces) that is outside [low, high].
+
+    None is a flag that was not given. `open_low` excludes `low` itself; an infinite `high` is never allowed.
+    """
+    for name in names.split():
+        value = getattr(config, name)
+        if value is None or (low <= value <= high and value < math.inf and not (open_low and value == low)):
+            continue
+        least = f"above {low}" if open_low else f"at least {low}"
+        raise ValueError(
+            f"--{name} {value}: must be {least}" + ("" if high == math.inf else f", at most {high}")
+        )
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -93,18 +109,3 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-class Meter:
-    """Running mean of a quantity, weighted by the number of images."""
-
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, mean: float, count: int) -> None:
-        self.total += mean * count
-        self.count += count
-
-    @property
-    def mean(self) -> float:
-        return self.total / max(1, self.count)

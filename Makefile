@@ -1,0 +1,43 @@
+# make search   set up, and search for a cell on the 8x8 digits: minutes on two CPU cores
+# make test     set up, and run every test
+# make check    lint, format and types
+# make bench    measure speed; prints tables, writes nothing
+# make clean    remove the environment (runs and data stay)
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The found cell does not depend on how many processes search for it.
+PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))")
+SEARCH_FLAGS ?= --set digits --pop_size 20 --generations 12 --init_channels 8 --layers 3 --batch_size 64
+
+.PHONY: search test check bench clean
+
+search: .venv/run
+	$(BIN)/torchrun --standalone --nproc_per_node $(PROCESSES) train_search.py $(SEARCH_FLAGS)
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/candidate.py
+	$(BIN)/python benchmarks/input.py
+	$(BIN)/python benchmarks/network.py
+
+clean:
+	rm -rf .venv
+
+# A stamp says that the requirements are installed; it is older than a requirements file that changed.
+.venv/run: requirements.txt
+	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(v < (3, 11) and f'Python 3.11 or newer is needed; {sys.executable} is {v.major}.{v.minor}: make PYTHON=...')"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,180 @@
+"""Training candidates and comparing them fairly, spread over the processes.
+
+Both networks of a pair see the same batches, crops, flips, cutouts and dropped paths, and are compared image
+by image on the same clean validation images. A candidate's training depends on its cell, the weight set and
+(seed, generation, pair) only, so it does not matter which process does it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import data
+import distributed
+import training
+from genotypes import Genotype
+from model import NetworkCIFAR
+from model_search import FullSize, Weights, WeightSet
+from paired_search import Outcome
+from utils import derive_seed
+
+
+class Task(NamedTuple):
+    """What every candidate is trained and compared on, and how."""
+
+    train: data.ImageSet
+    validation: data.ImageSet
+    statistics: data.Statistics
+    augmentation: data.Augmentation
+    device: torch.device
+    seed: int
+    batch_size: int
+    momentum: float
+    weight_decay: float
+    grad_clip: float
+    precision: str
+    channels_last: bool
+    recalibrate: int  # batches that re-estimate batch-norm before a comparison; 0: none
+
+    def weight_set(self, C: int, layers: int, purpose: str) -> WeightSet:
+        """A weight set for these images; equal purposes start from equal weights."""
+        return WeightSet(
+            C=C,
+            num_classes=self.train.num_classes,
+            layers=layers,
+            in_channels=self.train.channels,
+            image_size=self.train.image_size,
+            seed=derive_seed(self.seed, purpose),
+            device=self.device,
+        )
+
+    def full_size(self, C: int, layers: int) -> FullSize:
+        """Counts what a cell's full-size network for these images costs."""
+        return FullSize(
+            C=C,
+            num_classes=self.train.num_classes,
+            layers=layers,
+            in_channels=self.train.channels,
+            image_size=self.train.image_size,
+        )
+
+    def batches(self, *purpose: str | int) -> training.Batches:
+        """One epoch of augmented training batches, the same for equal purposes."""
+        return data.batches(
+            self.train,
+            self.batch_size,
+            self.statistics,
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, "batches", *purpose)),
+            augmentation=self.augmentation,
+            channels_last=self.channels_last,
+        )
+
+    def clean(self, images: data.ImageSet) -> training.Batches:
+        return data.batches(images, self.batch_size, self.statistics, channels_last=self.channels_last)
+
+
+class Trained(NamedTuple):
+    """A trained candidate: validation losses and hits of every image (N,), NaN where training diverged."""
+
+    losses: Tensor
+    correct: Tensor
+    weights: Weights
+
+    @property
+    def loss(self) -> float:
+        return self.losses.double().mean().item()
+
+    @property
+    def finite(self) -> bool:
+        """Whether training and validation stayed finite."""
+        return math.isfinite(self.loss)
+
+    @property
+    def error(self) -> float:
+        """Share of wrongly classified validation images, in [0, 1]."""
+        return 1.0 - self.correct.double().mean().item()
+
+
+class Job(NamedTuple):
+    """A cell to train: one epoch at each learning rate and drop-path probability of `schedule`."""
+
+    genotype: Genotype
+    purpose: tuple[str | int, ...]
+    schedule: Sequence[tuple[float, float]]
+
+
+def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> Trained:
+    """Train `job`'s cell from the weight set's weights, which stay as they are, and evaluate it."""
+    network = weight_set.network(job.genotype)
+    if task.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=1.0, momentum=task.momentum, weight_decay=task.weight_decay
+    )
+    scaler = training.grad_scaler(task.device, task.precision)
+    finite = True
+    for epoch, (learning_rate, drop_path_prob) in enumerate(job.schedule):
+        training.set_learning_rate(optimizer, learning_rate)
+        network.drop_path_prob = drop_path_prob
+        network.drop_path_generator = torch.Generator(task.device).manual_seed(
+            derive_seed(task.seed, "drop path", *job.purpose, epoch)
+        )
+        result = training.train_one_epoch(
+            network,
+            optimizer,
+            task.batches(*job.purpose, epoch),
+            scaler=scaler,
+            precision=task.precision,
+            grad_clip=task.grad_clip,
+        )
+        finite = math.isfinite(result.loss)
+        if not finite:
+            break
+    return _evaluated(task, weight_set, network, job, finite)
+
+
+def _evaluated(task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Job, finite: bool) -> Trained:
+    if finite and task.recalibrate:
+        epoch = task.batches(*job.purpose, "recalibrate")
+        some = (batch for _, batch in zip(range(task.recalibrate), epoch, strict=False))
+        training.recalibrate_batch_norm(network, some, task.precision)
+    losses, correct = training.evaluate(network, task.clean(task.validation), task.precision)
+    if not finite:
+        losses, correct = torch.full_like(losses, math.nan), torch.zeros_like(correct)
+    return Trained(losses, correct, weight_set.weights(network))
+
+
+def train_all(task: Task, weight_set: WeightSet, jobs: Sequence[Job]) -> list[Trained]:
+    """Train every job, each in one process, from the same weight set; all processes get all results."""
+    processes, rank = distributed.world_size(), distributed.rank()
+    done = {i: train_candidate(task, weight_set, jobs[i]) for i in range(rank, len(jobs), processes)}
+    results = []
+    for i, job in enumerate(jobs):
+        trained = done.get(i)
+        if trained is None:
+            count = len(task.validation)
+            weights = weight_set.weights(weight_set.network(job.genotype))
+            trained = Trained(torch.empty(count), torch.empty(count, dtype=torch.bool), weights)
+        results.append(_share(trained, source=i % processes, device=task.device))
+    return results
+
+
+def _share(trained: Trained, source: int, device: torch.device) -> Trained:
+    """`trained` of process `source`, in every process."""
+    if distributed.world_size() == 1:
+        return trained
+    losses, correct = trained.losses.to(device), trained.correct.to(device, torch.uint8)
+    distributed.broadcast_([losses, correct, *trained.weights.values()], source)
+    return Trained(losses.cpu(), correct.cpu().bool(), trained.weights)
+
+
+def compare(a: Trained, b: Trained) -> Outcome:
+    """Mean losses, and the mean paired difference a - b with its standard error over the images."""
+    difference = a.losses.double() - b.losses.double()
+    error = difference.std().item() / math.sqrt(len(difference))
+    return Outcome(a.loss, b.loss, difference.mean().item(), error)

@@ -1,0 +1,145 @@
+"""The end of a search: finalists train from scratch, are compared on the validation half, and one wins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import checkpoint
+import data
+import distributed
+import genotypes
+import training
+import visualize
+from candidates import Job, Task, compare, train_all
+from genotypes import Genotype
+from model import NetworkCIFAR
+from search_record import Finalist, Run, save
+from utils import write_atomically
+
+
+def train_from_scratch(
+    task: Task, cells: Sequence[Genotype], *, C: int, layers: int, epochs: int, learning_rate: float
+) -> list[Finalist]:
+    """Train each cell alone for `epochs`, the learning rate falling to 0 along a cosine; no drop path.
+
+    All cells see the same batches, and equal modules start from equal weights: only the cells differ.
+    The cells are spread over the processes.
+    """
+    schedule = [(training.cosine(epoch / epochs, learning_rate, 0.0), 0.0) for epoch in range(epochs)]
+    jobs = [Job(cell, ("finalist",), schedule) for cell in cells]
+    trained = train_all(task, task.weight_set(C, layers, "finalists"), jobs)
+    return [Finalist(cell, result) for cell, result in zip(cells, trained, strict=True)]
+
+
+def winner(finalists: Sequence[Finalist]) -> Finalist:
+    """The finalist of lowest validation loss. Raises ValueError where every training diverged."""
+    finite = [finalist for finalist in finalists if finalist.trained.finite]
+    if not finite:
+        raise ValueError("no finalist's training converged: choose a lower --final_learning_rate")
+    return min(finite, key=lambda finalist: finalist.trained.loss)
+
+
+def trained_network(task: Task, finalist: Finalist, C: int, layers: int) -> NetworkCIFAR:
+    """The finalist as a network with its trained weights."""
+    weight_set = task.weight_set(C, layers, "finalists")
+    weight_set.absorb(finalist.trained.weights)
+    return weight_set.network(finalist.genotype)
+
+
+def finish(run: Run, test: data.ImageSet) -> None:
+    """Train the finalists from scratch, choose one, test it, write it down and record it."""
+    config, record, log = run.config, run.record, run.folder.log
+    size = {"C": config.init_channels, "layers": config.layers}
+    cells = run.search.finalists(config.finalists)
+    log.info(f"{len(cells)} finalists train from scratch for {config.final_epochs} epochs")
+    while waiting := cells[len(record.finalists) :]:
+        record.finalists += train_from_scratch(
+            run.task,
+            waiting[: distributed.world_size()],  # so many at a time, and then a checkpoint
+            epochs=config.final_epochs,
+            learning_rate=config.final_learning_rate,
+            **size,
+        )
+        save(run)
+        trained = record.finalists[-1].trained
+        log.info(
+            f"finalist {len(record.finalists)}/{len(cells)}: validation loss {trained.loss:.4f}, "
+            f"error {trained.error:.2%}"
+        )
+    best = winner(record.finalists)
+    network = trained_network(run.task, best, **size)
+    tested = training.evaluate(network, run.task.clean(test.to(run.task.device)), run.task.precision)
+    if not distributed.is_main():
+        return
+    write_winner(run, best, network, tested)
+    if config.record:
+        genotypes.record(config.record, best.genotype)
+        log.info(f"recorded in genotypes.py; go on with: train.py --arch {config.record}")
+    else:
+        log.info(f"go on with: train.py --arch {run.folder.path}")
+
+
+def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: training.Evaluation) -> None:
+    """genotype.json, finalists.csv, model.pt and report.html."""
+    folder, task, log = run.folder, run.task, run.folder.log
+    images = {
+        "set": run.config.set,
+        "classes": list(task.train.classes),
+        "mean": list(task.statistics.mean),
+        "std": list(task.statistics.std),
+    }
+    result = {
+        "validation_loss": best.trained.loss,
+        "validation_error": best.trained.error,
+        "validation_images": len(task.validation),
+        "test_loss": tested.loss,
+        "test_error": tested.error,
+        "test_images": len(tested.correct),
+    }
+    recipe = dataclasses.asdict(run.config)
+    state = checkpoint.describe_network(network, images=images, recipe=recipe, result=result)
+    checkpoint.save(folder.path / "model.pt", state)
+    folder.write_table("finalists.csv", table(run))
+    cell = genotypes.to_json(best.genotype)
+    write_atomically(folder.path / "genotype.json", cell + "\n")
+    parameters, multiply_adds = run.full_size(best.genotype)
+    log.info(f"winner: {cell}")
+    log.info(
+        f"  trained from scratch: validation error {best.trained.error:.2%}, test error {tested.error:.2%}"
+    )
+    log.info(
+        f"  at full size, {run.config.full_channels} channels and {run.config.full_layers} cells: "
+        f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M multiply-adds"
+    )
+    log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")
+    log.info(f"  report: {visualize.write_report(folder.path)}")
+
+
+def table(run: Run) -> list[dict[str, Any]]:
+    """Rows of finalists.csv in order of loss; difference and standard error are those to the winner."""
+    finalists = run.record.finalists
+    best = winner(finalists)
+    rows: list[dict[str, Any]] = []
+    for finalist in sorted(
+        finalists, key=lambda finalist: (not finalist.trained.finite, finalist.trained.loss)
+    ):
+        outcome = compare(finalist.trained, best.trained)
+        cell = genotypes.to_json(finalist.genotype)
+        parameters, multiply_adds = run.full_size(finalist.genotype)
+        rows.append(
+            {
+                "rank": len(rows) + 1,
+                "genotype": cell,
+                "origin": run.record.origin(cell),
+                "loss": finalist.trained.loss,
+                "error": finalist.trained.error,
+                "difference": outcome.difference,
+                "standard_error": outcome.standard_error,
+                "parameters": parameters,
+                "multiply_adds": multiply_adds,
+                "winner": int(finalist is best),
+            }
+        )
+    return rows

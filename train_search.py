@@ -1,0 +1,318 @@
+"""Search for a cell by paired learning.
+
+    make search                                                          # 8x8 digits, two processes, minutes
+    python train_search.py --set cifar10                                 # one GPU, the published settings
+    torchrun --nproc_per_node 2 train_search.py --set fashion_mnist      # two GPUs, or two CPU cores
+    python train_search.py --resume runs/cifar10-20260101-120000         # go on with a run that was stopped
+
+Candidates train in pairs, from one weight set, on the same batches; the slower learner of a pair moves
+towards the faster one. At the end the finalists train from scratch, and one wins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import threadpoolctl
+import torch
+import tyro
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+import data
+import distributed
+import genotypes
+import training
+from candidates import Job, Task, Trained, compare, train_all
+from encoding import CellSpace
+from finalists import finish
+from model_search import FullSize
+from paired_search import Comparison, PairedSearch
+from run_folder import RunFolder, new_name, resume
+from search_record import Record, Run, save, take_up
+from utils import check_range, run_script
+
+
+@dataclass(frozen=True)
+class Config:
+    """Search for a cell by paired learning; the defaults are the published CIFAR-10 settings."""
+
+    # --- images
+    set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
+    """data set; "folder" reads class folders of images from --data"""
+    data: str = "data"
+    """folder that holds the data sets, or the class folders"""
+    image_size: int | None = None
+    """resize the images of class folders to this height and width in pixels"""
+    images: int | None = None
+    """use only so many of the training images"""
+    train_portion: float = 0.5
+    """share of the images that train; the others compare"""
+    cutout: bool = True
+    """cut a square of half the image's side out of each training image"""
+
+    # --- population
+    strategy: Literal["slow_fast", "random"] = "slow_fast"
+    """"random" spends the same budget on random cells, as a baseline"""
+    pop_size: int = 20
+    """cells in the population; even"""
+    generations: Annotated[int, tyro.conf.arg(aliases=["--epochs"])] = 50
+    """generations; in each, every cell is compared once"""
+    pairs_per_sync: int = 1
+    """pairs that start from the same weights; more keep more processes busy"""
+    distinct_inputs: bool = False
+    """the two edges of a node must have different inputs"""
+
+    # --- predictor
+    rank: bool = True
+    """the predictor chooses the finalists"""
+    screen: bool = True
+    """the predictor chooses among several moves of a slow learner"""
+    decide: bool = True
+    """the predictor decides pairs it is sure of, without training"""
+    audit_share: float = 0.1
+    """share of the pairs it is sure of that train all the same"""
+
+    # --- candidates
+    init_channels: int = 16
+    """channels of the first cell"""
+    layers: int = 8
+    """cells in a candidate"""
+    batch_size: int = 256
+    """images per step"""
+    learning_rate: float = 0.1
+    """in the first generation"""
+    learning_rate_min: float = 0.001
+    """in the last generation, after a cosine"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 3e-4
+    """of SGD"""
+    grad_clip: float = 5.0
+    """largest norm of the gradient"""
+    drop_path_prob: float = 0.3
+    """share of dropped paths that the last generation comes to"""
+    recalibrate: int = 0
+    """batches that re-estimate batch-norm before a comparison"""
+
+    # --- winner
+    finalists: int = 4
+    """cells that train from scratch; the best trained one joins them"""
+    final_epochs: int = 20
+    """epochs of each finalist"""
+    final_learning_rate: float = 0.025
+    """at the start; a cosine to 0"""
+    record: str | None = None
+    """write the winner into genotypes.py under this name"""
+
+    # --- limits of the full-size network
+    max_parameters: float | None = None
+    """in millions"""
+    max_multiply_adds: float | None = None
+    """in millions"""
+    full_channels: int = 36
+    """channels of the full-size network, for the limits"""
+    full_layers: int = 20
+    """cells of the full-size network, for the limits"""
+
+    # --- run
+    save: str | None = None
+    """new folder for the results; default runs/SET-DATE-TIME"""
+    resume: str | None = None
+    """go on with the run in this folder"""
+    seed: int = 0
+    """of everything random"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, else float32"""
+    channels_last: bool = True
+    """memory layout of images and weights"""
+    threads: int = 1
+    """CPU threads of each process; results depend on it, so it is part of the run"""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot work, whatever the images are."""
+        check_range(self, "generations pairs_per_sync init_channels layers finalists final_epochs threads", 1)
+        check_range(self, "full_channels full_layers", 1)
+        check_range(self, "pop_size batch_size", 2)
+        check_range(self, "images", 4)
+        check_range(self, "seed recalibrate", 0)
+        check_range(self, "learning_rate final_learning_rate grad_clip", 0, open_low=True)
+        check_range(self, "max_parameters max_multiply_adds", 0, open_low=True)
+        check_range(self, "learning_rate_min momentum weight_decay audit_share", 0, 1)
+        check_range(self, "drop_path_prob", 0, 0.99)
+        if self.pop_size % 2:
+            raise ValueError(f"--pop_size {self.pop_size}: pairs need an even number, at least 2")
+        if self.pairs_per_sync > self.pop_size // 2:
+            raise ValueError(
+                f"--pairs_per_sync {self.pairs_per_sync}: at most --pop_size / 2 = {self.pop_size // 2}"
+            )
+        if self.record is not None:
+            genotypes.check_new_name(self.record)
+        if self.save is not None and self.resume is not None and self.save != self.resume:
+            raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
+        no_limit = self.max_parameters is None and self.max_multiply_adds is None
+        if no_limit and (self.full_channels, self.full_layers) != (36, 20):
+            raise ValueError(
+                "--full_channels, --full_layers: no effect without --max_parameters or --max_multiply_adds"
+            )
+        if self.audit_share != 0.1 and not self.decide:
+            raise ValueError(f"--audit_share {self.audit_share}: no effect with --no_decide")
+
+
+def main(config: Config) -> None:
+    device = distributed.init(config.device)
+    if config.resume:
+        config = resume(config, free=("data", "device", "record"))
+    torch.set_num_threads(config.threads)
+    threadpoolctl.threadpool_limits(
+        1, "blas"
+    )  # the predictor's sums must not depend on how many processes run
+    task, test = load_task(config, device)
+    weight_set = task.weight_set(config.init_channels, config.layers, "weight set")
+    full_size = task.full_size(config.full_channels, config.full_layers)
+    search = PairedSearch(
+        space=CellSpace(distinct_inputs=config.distinct_inputs),
+        pop_size=config.pop_size,
+        generations=config.generations,
+        seed=config.seed,
+        pairs_per_sync=config.pairs_per_sync,
+        strategy=config.strategy,
+        accept=size_limit(config, full_size),
+        rank=config.rank,
+        screen=config.screen,
+        decide=config.decide,
+        audit_share=config.audit_share,
+    )
+    folder = RunFolder(config.resume or config.save or new_name(config.set))
+    run = Run(config, task, search, weight_set, full_size, folder, Record())
+    if config.resume:
+        problem = take_up(run)
+    else:
+        problem = None
+        folder.create(config)
+    log = folder.start_log()
+    if problem:
+        log.warning(problem)
+    log.info(
+        f"{folder.path}: search on {config.set}, {distributed.world_size()} x {device.type}; "
+        f"{len(task.train)} images train, {len(task.validation)} compare, {len(test)} test"
+    )
+    try:
+        search_cells(run)
+        finish(run, test)
+    except KeyboardInterrupt:
+        log.info(f"stopped; go on with: train_search.py --resume {folder.path}")
+        raise
+    finally:
+        distributed.close()
+
+
+def load_task(config: Config, device: torch.device) -> tuple[Task, data.ImageSet]:
+    """The images that train and compare, with how candidates train; and the test images, still on the CPU."""
+    images = data.load(config.set, config.data, "train", config.image_size)
+    test = data.load(config.set, config.data, "test", config.image_size)
+    train, validation = data.split(len(images), config.train_portion, config.seed, config.images)
+    training_half = images.subset(train).to(device)
+    task = Task(
+        train=training_half,
+        validation=images.subset(validation).to(device),
+        statistics=data.statistics_of(config.set, training_half),
+        augmentation=data.Augmentation.of(images, config.set, cutout=config.cutout),
+        device=device,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+        precision=training.choose_precision(device, config.precision),
+        channels_last=config.channels_last,
+        recalibrate=config.recalibrate,
+    )
+    return task, test
+
+
+def size_limit(config: Config, full_size: FullSize) -> Callable[[Any], bool] | None:
+    """Whether a cell keeps to the limits; None where there are none."""
+    limits = (config.max_parameters, config.max_multiply_adds)
+    if limits == (None, None):
+        return None
+    return lambda cell: full_size.within(cell, *limits)
+
+
+def search_cells(run: Run) -> None:
+    """Compare, move and save until the generations are over."""
+    pairs = run.config.generations * run.config.pop_size // 2
+    quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
+    done = len(run.record.history)
+    with (
+        logging_redirect_tqdm([run.folder.log]),
+        tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar,
+    ):
+        while group := run.search.ask():
+            search_group(run, group)
+            save(run)
+            bar.set_postfix_str(
+                f"generation {group[0].generation + 1}, best loss {run.record.best_loss():.4f}"
+            )
+            bar.update(len(group))
+
+
+def search_group(run: Run, group: list[Comparison]) -> None:
+    """Train what must be trained of a group, merge the weights in pair order, tell and note the outcomes."""
+    config, generation = run.config, group[0].generation
+    begin = time.perf_counter()
+    progress = generation / config.generations
+    learning_rate = training.cosine(progress, config.learning_rate, config.learning_rate_min)
+    drop_path_prob = config.drop_path_prob * progress
+    to_train = [comparison for comparison in group if comparison.decided_by != "predictor"]
+    jobs = [
+        Job(cell, (generation, comparison.pair), [(learning_rate, drop_path_prob)])
+        for comparison in to_train
+        for cell in (comparison.a, comparison.b)
+    ]
+    results = train_all(run.task, run.weight_set, jobs)
+    trained = {comparison.pair: results[2 * i : 2 * i + 2] for i, comparison in enumerate(to_train)}
+    seconds = (time.perf_counter() - begin) / max(1, len(to_train))
+    for comparison in group:
+        if comparison.pair not in trained:
+            run.record.add(comparison, None, run.search.tell(comparison, None), 0.0)
+            continue
+        a, b = trained[comparison.pair]
+        outcome = compare(a, b)
+        fast = run.search.tell(comparison, outcome)
+        run.record.add(comparison, outcome, fast, seconds)
+        merge(run, comparison, fast, a, b)
+    if run.search.generation > generation:
+        row = run.record.end_generation(run.search, learning_rate, drop_path_prob)
+        run.folder.log.info(describe(row, config.generations))
+
+
+def merge(run: Run, comparison: Comparison, fast: str | None, a: Trained, b: Trained) -> None:
+    """Give the weights of a pair to the weight set; a candidate that diverged gives none."""
+    for side, candidate in (("a", a), ("b", b)):
+        if not candidate.finite:
+            where = f"generation {comparison.generation + 1}, pair {comparison.pair}"
+            run.folder.log.warning(f"{where}: candidate {side} diverged (loss {candidate.loss}) and loses")
+    if fast is not None:
+        winning, losing = (a, b) if fast == "a" else (b, a)
+        run.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
+
+
+def describe(row: dict[str, Any], generations: int) -> str:
+    """A generation in one line."""
+    text = f"generation {row['generation'] + 1}/{generations}: "
+    if row["mean_loss"] != "":
+        text += f"best loss {row['best_loss']:.4f}, mean {row['mean_loss']:.4f}, "
+    text += f"diversity {row['diversity']:.2f}, {row['predicted_share']:.0%} decided by the predictor"
+    if row["audits"]:
+        text += f" (right in {row['audit_accuracy']:.0%} of {row['audits']} audits)"
+    return f"{text}, {row['seconds']:.0f} s"
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
