@@ -104,10 +104,7 @@ def validate(genotype: Any) -> Genotype:
     """
     if not isinstance(genotype, tuple | list) or len(genotype) != len(FIELDS):
         raise ValueError(f"{reprlib.repr(genotype)} is not a genotype: it needs {', '.join(FIELDS)}")
-    normal, normal_concat, reduce, reduce_concat = genotype
-    return Genotype(
-        *_check_cell(normal, normal_concat, "normal"), *_check_cell(reduce, reduce_concat, "reduce")
-    )
+    return Genotype(*_check_cell(*genotype[:2], "normal"), *_check_cell(*genotype[2:], "reduce"))
 
 
 def to_dict(genotype: Genotype) -> dict[str, list[Any]]:

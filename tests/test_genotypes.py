@@ -1,0 +1,310 @@
+"""genotypes.py: published cells, validation that names the edge, lookup, recording as typed source."""
+
+import ast
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import genotypes
+from genotypes import Genotype, check_new_name, from_json, lookup, record, to_dict, to_json, validate
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT.parent / "shared" / "reference" / "published_networks.json"
+RelativeNAS = genotypes.RelativeNAS
+
+
+@pytest.fixture
+def cells_file(tmp_path: Path) -> Path:
+    """A copy of genotypes.py, to be written to."""
+    return Path(shutil.copy(ROOT / "genotypes.py", tmp_path / "genotypes.py"))
+
+
+def changed(field: str, place: int, value: object) -> Genotype:
+    values = list(getattr(RelativeNAS, field))
+    values[place] = value
+    return RelativeNAS._replace(**{field: values})
+
+
+def test_published_order_of_operations() -> None:
+    names = "max_pool_3x3 avg_pool_3x3 skip_connect sep_conv_3x3 sep_conv_5x5 dil_conv_3x3 dil_conv_5x5"
+    assert names.split() == list(genotypes.PRIMITIVES)
+    assert set(genotypes.OPERATIONS) - set(genotypes.PRIMITIVES) == {"none", "sep_conv_7x7", "conv_7x1_1x7"}
+
+
+def test_published_cells() -> None:
+    assert genotypes.DARTS is genotypes.DARTS_V2
+    # The best known one, written here a second time in the order of the paper's figure.
+    assert genotypes.DARTS_V2.reduce == (
+        ("max_pool_3x3", 0),
+        ("max_pool_3x3", 1),
+        ("skip_connect", 2),
+        ("max_pool_3x3", 1),
+        ("max_pool_3x3", 0),
+        ("skip_connect", 2),
+        ("skip_connect", 2),
+        ("max_pool_3x3", 1),
+    )
+    assert genotypes.NASNet.reduce_concat == (4, 5, 6)
+    for name in genotypes.names():
+        assert validate(getattr(genotypes, name)) == getattr(genotypes, name), name
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the file of published networks is not here")
+def test_cells_equal_the_published_file() -> None:
+    published = json.loads(PUBLISHED.read_text())
+    with_cell = {
+        name for name, entry in published.items() if "genotype" in entry and hasattr(genotypes, name)
+    }
+    assert len(with_cell) == 8
+    for name in with_cell:
+        assert to_dict(getattr(genotypes, name)) == published[name]["genotype"], name
+
+
+def test_validate_makes_tuples_of_lists_ranges_and_numpy() -> None:
+    lists = [
+        [list(edge) for edge in RelativeNAS.normal],
+        range(2, 6),
+        list(RelativeNAS.reduce),
+        np.arange(2, 6),
+    ]
+    result = validate(lists)
+    assert result == RelativeNAS
+    assert isinstance(result, Genotype)
+    assert type(result.reduce_concat[0]) is int
+
+
+@pytest.mark.parametrize(
+    ("genotype", "message"),
+    [
+        (
+            changed("normal", 5, ("sep_conv_3x3", 5)),
+            "normal cell, node 2, edge 1: input 5 is not one of 0..3",
+        ),
+        (
+            changed("reduce", 0, ("sep_conv_3x3", 2)),
+            "reduction cell, node 0, edge 0: input 2 is not one of 0..1",
+        ),
+        (changed("reduce", 7, ("sep_conv_3x3", -1)), "reduction cell, node 3, edge 1: input -1"),
+        (changed("normal", 0, ("sep_conv_3x3", True)), "normal cell, node 0, edge 0: input True"),
+        (changed("normal", 0, ("sep_conv_3x3", 0.0)), "normal cell, node 0, edge 0: input 0.0"),
+        (
+            changed("normal", 2, ("conv_9x9", 0)),
+            "node 1, edge 0: operation 'conv_9x9' is not one of max_pool",
+        ),
+        (changed("normal", 3, "ab"), "normal cell, node 1, edge 1: 'ab' is not an .operation, input. pair"),
+        (changed("normal", 3, ("skip_connect",)), "normal cell, node 1, edge 1: .* is not an"),
+        (changed("normal_concat", 0, 6), "normal cell, normal_concat: node 6 is not one of 2..5"),
+        (changed("reduce_concat", 0, 1), "reduction cell, reduce_concat: node 1 is not one of 2..5"),
+        (
+            changed("reduce_concat", 0, 3),
+            r"reduce_concat: \[3, 3, 4, 5\] must name at least one node, each once",
+        ),
+        (RelativeNAS._replace(normal_concat=()), "normal_concat: .* at least one node"),
+        (RelativeNAS._replace(normal=RelativeNAS.normal[:7]), "normal cell: 7 edges; each node takes two"),
+        (RelativeNAS._replace(reduce=()), "reduction cell: 0 edges"),
+        (RelativeNAS._replace(reduce=None), "reduction cell: reduce is None, not a list"),
+        (RelativeNAS[:3], "is not a genotype: it needs normal, normal_concat, reduce, reduce_concat"),
+        ("DARTS", "is not a genotype"),
+    ],
+)
+def test_validate_names_what_is_wrong(genotype: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(genotype)
+
+
+@pytest.mark.parametrize("name", genotypes.names())
+def test_json_round_trip(name: str) -> None:
+    text = to_json(getattr(genotypes, name))
+    assert "\n" not in text
+    assert " " not in text
+    assert from_json(text) == getattr(genotypes, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no valid JSON"),
+        ("[" * 100_000, "no valid JSON"),
+        ("[1, 2]", "a genotype is an object with normal"),
+        ('{"normal": [], "reduce": []}', "lacks normal_concat, reduce_concat"),
+        (to_json(RelativeNAS)[:-1] + ',"extra":1}', "unknown field 'extra'"),
+    ],
+)
+def test_from_json_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
+
+
+def test_lookup_takes_name_file_and_run_folder(tmp_path: Path) -> None:
+    file = tmp_path / "genotype.json"
+    file.write_text(json.dumps(to_dict(genotypes.AmoebaNet), indent=2))
+    assert lookup("RelativeNAS") == RelativeNAS
+    assert lookup(str(file)) == genotypes.AmoebaNet
+    assert lookup(file) == genotypes.AmoebaNet
+    assert lookup(str(tmp_path)) == genotypes.AmoebaNet
+
+
+def test_lookup_unknown_name_lists_all_and_the_closest() -> None:
+    with pytest.raises(ValueError, match="did you mean RelativeNAS") as raised:
+        lookup("relativnas")
+    assert all(name in str(raised.value) for name in genotypes.names())
+    for module_name in ("validate", "PRIMITIVES", "__name__", "json", ""):
+        with pytest.raises(ValueError, match="unknown architecture"):
+            lookup(module_name)
+
+
+def test_lookup_executes_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    with pytest.raises(ValueError, match="unknown architecture"):
+        lookup(f"open({str(marker)!r}, 'w')".replace(os.sep, "\\x2f"))
+    script = tmp_path / "cell.py"
+    script.write_text(f"open({str(marker)!r}, 'w')\nGENOTYPE = None\n")
+    with pytest.raises(ValueError, match=r"cell\.py: no valid JSON"):
+        lookup(str(script))
+    assert not marker.exists()
+
+
+def test_lookup_errors_name_the_file(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(to_json(RelativeNAS)[:50])
+    with pytest.raises(ValueError, match=r"damaged\.json: no valid JSON"):
+        lookup(str(damaged))
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(to_json(RelativeNAS).replace('["dil_conv_5x5",1]', '["dil_conv_5x5",7]', 1))
+    with pytest.raises(
+        ValueError, match=r"wrong\.json: normal cell, node 0, edge 1: input 7 is not one of 0\.\.1"
+    ):
+        lookup(str(wrong))
+    binary = tmp_path / "model.pt"
+    binary.write_bytes(bytes(range(256)) * 8)
+    with pytest.raises(ValueError, match=r"model\.pt: no valid JSON"):
+        lookup(str(binary))
+    large = tmp_path / "large.json"
+    large.write_bytes(b"[" * (1 << 21))
+    with pytest.raises(ValueError, match=r"large\.json: too large"):
+        lookup(str(large))
+    with pytest.raises(ValueError, match=r"missing\.json: no such file"):
+        lookup(str(tmp_path / "missing.json"))
+    with pytest.raises(ValueError, match=r"no genotype\.json"):
+        lookup(str(tmp_path))
+
+
+def fresh(file: Path, code: str) -> str:
+    """What a new Python process prints that imports this copy of genotypes.py."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_record_appends_source_that_a_fresh_import_finds(cells_file: Path) -> None:
+    before = cells_file.read_text()
+    cells_file.chmod(0o640)
+    record("Found_1", genotypes.AmoebaNet, cells_file)
+    record("Found_2", RelativeNAS, cells_file)
+    text = cells_file.read_text()
+    assert text.startswith(before)
+    assert text.endswith(")\n")
+    assert stat.S_IMODE(cells_file.stat().st_mode) == 0o640
+    assert list(cells_file.parent.iterdir()) == [cells_file]  # no temporary file stays
+    assert ast.unparse(ast.parse(text).body[-1]).startswith("Found_2 = Genotype(normal=(('sep_conv_3x3', 0)")
+    code = "import genotypes as g; print(g.lookup('Found_1') == g.AmoebaNet, g.lookup('Found_2') == g.RelativeNAS)"
+    assert fresh(cells_file, code) == "True True"
+
+
+def test_recorded_source_is_laid_out_like_typed(cells_file: Path) -> None:
+    genotype = RelativeNAS._replace(reduce_concat=(5,))  # a tuple of one needs its comma
+    record("Found", genotype, cells_file)
+    assert fresh(cells_file, "import genotypes; print(genotypes.Found.reduce_concat)") == "(5,)"
+    config = ["--config", str(ROOT / "pyproject.toml")]
+    ruff = shutil.which("ruff", path=Path(sys.executable).parent)
+    if ruff is None:
+        pytest.skip("ruff is not installed")
+    for command in (["format", "--check"], ["check"]):
+        result = subprocess.run([ruff, *command, *config, str(cells_file)], capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("DARTS", "has that name"),
+        ("lookup", "has that name"),
+        ("json", "has that name"),
+        ("Path", "has that name"),
+        ("edges", "has that name"),
+        ("class", "no word of Python"),
+        ("match", "no word of Python"),
+        ("print", "no word of Python"),
+        ("None", "no word of Python"),
+        ("9lives", "begins with a letter"),
+        ("a-b", "begins with a letter"),
+        ("a.b", "begins with a letter"),
+        ("a b", "begins with a letter"),
+        ("a\nimport os", "begins with a letter"),
+        ("", "begins with a letter"),
+        ("_private", "begins with a letter"),
+        ("__all__", "begins with a letter"),
+        ("ＤＡＲＴＳ", "begins with a letter"),  # full-width letters, which Python reads as DARTS
+    ],
+)
+def test_record_refuses_names(cells_file: Path, name: str, message: str) -> None:
+    before = cells_file.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        check_new_name(name, cells_file)
+    with pytest.raises(ValueError, match=message):
+        record(name, RelativeNAS, cells_file)
+    assert cells_file.read_bytes() == before
+
+
+def test_record_refuses_wrong_cells_and_foreign_files(cells_file: Path, tmp_path: Path) -> None:
+    before = cells_file.read_bytes()
+    with pytest.raises(ValueError, match="normal cell, node 2, edge 1"):
+        record("Found", changed("normal", 5, ("sep_conv_3x3", 5)), cells_file)
+    assert cells_file.read_bytes() == before
+    foreign = tmp_path / "foreign.py"
+    for text, message in (("x = (", "not valid Python"), ("x = 1\n", "where Genotype is defined")):
+        foreign.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            record("Found", RelativeNAS, foreign)
+        assert foreign.read_text() == text
+    with pytest.raises(FileNotFoundError):
+        record("Found", RelativeNAS, tmp_path / "missing.py")
+
+
+def test_record_keeps_the_file_where_the_disk_is_full(
+    cells_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cells_file.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        record("Found", RelativeNAS, cells_file)
+    assert cells_file.read_bytes() == before
+    assert list(cells_file.parent.iterdir()) == [cells_file]
+
+
+def test_record_through_a_link_keeps_the_link(cells_file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.py"
+    link.symlink_to(cells_file)
+    record("Found", RelativeNAS, link)
+    assert link.is_symlink()
+    assert "Found = Genotype(" in cells_file.read_text()
+
+
+def test_two_processes_record_at_once(cells_file: Path) -> None:
+    code = "import genotypes as g, sys\nfor i in range(5): g.record(f'{sys.argv[1]}{i}', g.PDARTS)"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, name], cwd=cells_file.parent) for name in ("One", "Two")
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    found = fresh(cells_file, "import genotypes; print(*genotypes.names()[-10:])").split()
+    assert sorted(found) == [f"{name}{number}" for name in ("One", "Two") for number in range(5)]
