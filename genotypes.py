@@ -15,7 +15,7 @@ import operator
 import os
 import reprlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,8 +74,9 @@ def _check_edge(edge: Any, inputs: int, where: str) -> Edge:
     return operation, number
 
 
-def _check_cell(edges: Any, concat: Any, cell: str) -> tuple[tuple[Edge, ...], tuple[int, ...]]:
+def _check_cell(fields: Sequence[Any], cell: str) -> tuple[tuple[Edge, ...], tuple[int, ...]]:
     """The edges and the concatenated nodes of one cell as tuples; ValueError says which edge is wrong."""
+    edges, concat = fields
     name = {"normal": "normal cell", "reduce": "reduction cell"}[cell]
     for field, value in ((cell, edges), (f"{cell}_concat", concat)):
         if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
@@ -104,7 +105,7 @@ def validate(genotype: Any) -> Genotype:
     """
     if not isinstance(genotype, tuple | list) or len(genotype) != len(FIELDS):
         raise ValueError(f"{reprlib.repr(genotype)} is not a genotype: it needs {', '.join(FIELDS)}")
-    return Genotype(*_check_cell(*genotype[:2], "normal"), *_check_cell(*genotype[2:], "reduce"))
+    return Genotype(*_check_cell(genotype[:2], "normal"), *_check_cell(genotype[2:], "reduce"))
 
 
 def to_dict(genotype: Genotype) -> dict[str, list[Any]]:

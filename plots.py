@@ -83,7 +83,7 @@ def figure(name: str, fill: Callable[[Any], str | None]) -> str:
     with matplotlib.rc_context(style):
         canvas = Figure(figsize=(4.7, 3.0), layout="constrained")
         axes = canvas.add_subplot()
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         caption = fill(axes)
         if caption is None:
             return ""
@@ -107,6 +107,11 @@ def _lines(axes: Any, generations: list[Row], *lines: tuple[str, str, str, str],
             axes.plot(x, values, dash, color=colour, label=label, marker=marker, markersize=4)
             drawn += 1
     return drawn
+
+
+def _generations_axis(axes: Any, generation: np.ndarray) -> None:
+    """The x axis, half a generation wider than the data at both ends: one generation alone has room too."""
+    axes.set(xlabel="generation", xlim=(np.nanmin(generation) - 0.5, np.nanmax(generation) + 0.5))
 
 
 def losses(axes: Any, history: list[Row], generations: list[Row]) -> str | None:
@@ -134,7 +139,8 @@ def losses(axes: Any, history: list[Row], generations: list[Row]) -> str | None:
         axes.scatter(x[out], np.full(out.sum(), 0.98), marker="x", s=18, transform=edge, **look)
         beyond += int(out.sum())
     _lines(axes, generations, ("mean_loss", "mean", "--", INK), ("best_loss", "best", "-", INK))
-    axes.set(xlabel="generation", ylabel="validation loss")
+    _generations_axis(axes, when)
+    axes.set(ylabel="validation loss")
     note = f" Not finite or far above the scale: {beyond} (crosses at the top)." if beyond else ""
     return f"Loss of each trained candidate, as fast or slow learner of its pair.{note}"
 
@@ -143,7 +149,8 @@ def diversity(axes: Any, generations: list[Row]) -> str | None:
     """The population's diversity."""
     if not _lines(axes, generations, ("diversity", "", "-", FIRST)):
         return None
-    axes.set(xlabel="generation", ylabel="diversity")
+    _generations_axis(axes, numbers(generations, "generation"))
+    axes.set(ylabel="diversity")
     axes.set_ylim(bottom=0)
     return "Diversity of the population. Near zero, all cells are alike and the search has settled."
 
@@ -161,8 +168,8 @@ def operations(axes: Any, generations: list[Row], cell: str) -> str | None:
         top = below + np.repeat(np.nan_to_num(count), 2)
         axes.fill_between(x, below, top, color=COLOURS[name], linewidth=0)
         below = top
-    axes.set(xlabel="generation", ylabel="edges in the population")
-    axes.set(xlim=(x.min(), x.max()), ylim=(0, max(below.max(), 1)))
+    _generations_axis(axes, generation)
+    axes.set(ylabel="edges in the population", ylim=(0, max(below.max(), 1)))
     axes.grid(False)
     return {"normal": "Operations in the normal cells.", "reduce": "Operations in the reduction cells."}[cell]
 
@@ -174,14 +181,24 @@ def decisions(axes: Any, generations: list[Row]) -> str | None:
         return None
     audits, right = numbers(generations, "audits"), numbers(generations, "audit_accuracy")
     known = np.isfinite(right) & (audits > 0)
-    x, audits, right = numbers(generations, "generation")[known], audits[known], right[known]
-    axes.set(xlabel="generation", ylabel="%", ylim=(-4, 104))
+    generation = numbers(generations, "generation")
+    _generations_axis(axes, generation)
+    audits, right = audits[known], right[known]
+    axes.set(ylabel="%", ylim=(-4, 104))
     total = int(audits.sum())
     if not total:
         return (
             "Share of the pairs that the predictor decided without training. No such pair was audited so far."
         )
-    axes.scatter(x, 100 * right, s=12 * audits, color=SECOND, alpha=0.8, lw=0, label="right when audited")
+    axes.scatter(
+        generation[known],
+        100 * right,
+        s=12 * audits,
+        color=SECOND,
+        alpha=0.8,
+        lw=0,
+        label="right when audited",
+    )
     accuracy = float((audits * right).sum() / total)
     low, high = wilson(accuracy, total)
     return (

@@ -117,7 +117,7 @@ p { max-width: 46rem; }
   margin: 1.5rem 0 0; }
 .facts div { background: var(--tint); border-radius: .5rem; padding: .6rem .8rem; }
 .facts dt { color: var(--soft); font-size: .8rem; }
-.facts dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.facts dd { margin: 0; font-size: 1.05rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1.75rem 2rem; }
 .cells { display: grid; gap: 1.5rem; }

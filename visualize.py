@@ -15,7 +15,7 @@ import webbrowser
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -35,7 +35,7 @@ CELLS = {"normal": "normal", "reduction": "reduce"}  # name in pictures and file
 class Config:
     """Draw the cells of an architecture, and the report of a search."""
 
-    arch: tyro.conf.Positional[str]
+    arch: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARCH")]
     """name of a cell in genotypes.py, JSON file of a genotype, or run folder of a search"""
     format: Format = "svg"
     """of the cells' pictures; png and pdf need the program dot"""
@@ -62,7 +62,13 @@ def cell_source(genotype: Genotype, cell: str, title: str = "", dpi: int = 96) -
     graph = graphviz.Digraph(cell)
     graph.attr(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.13", ranksep="0.3", dpi=str(dpi))
     if title:
-        graph.attr(label=title, labelloc="t", labeljust="l", fontname="Helvetica-Bold", fontsize="12")
+        graph.attr(
+            label=graphviz.escape(title),
+            labelloc="t",
+            labeljust="l",
+            fontname="Helvetica-Bold",
+            fontsize="12",
+        )
     box = {"shape": "box", "style": "rounded,filled", "margin": "0.1,0.03", "height": "0.32"}
     graph.attr("node", fontname="Helvetica", fontsize="11", color=ink, fillcolor=paper, **box)
     graph.attr("edge", arrowsize="0.6", color=ink, penwidth="1.3")

@@ -213,7 +213,7 @@ def test_record_appends_source_that_a_fresh_import_finds(cells_file: Path) -> No
     assert stat.S_IMODE(cells_file.stat().st_mode) == 0o640
     assert list(cells_file.parent.iterdir()) == [cells_file]  # no temporary file stays
     assert ast.unparse(ast.parse(text).body[-1]).startswith("Found_2 = Genotype(normal=(('sep_conv_3x3', 0)")
-    code = "import genotypes as g; print(g.lookup('Found_1') == g.AmoebaNet, g.lookup('Found_2') == g.RelativeNAS)"
+    code = "from genotypes import *; print(lookup('Found_1') == AmoebaNet, lookup('Found_2') == RelativeNAS)"
     assert fresh(cells_file, code) == "True True"
 
 
