@@ -109,7 +109,7 @@ def train_one_epoch(
     return EpochResult(loss_sum.item() / images, error_sum.item() / images, images)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(network: nn.Module, batches: Batches, precision: str = "float32") -> Evaluation:
     """Per-image losses and hits of `network` in evaluation mode."""
     network.eval()
