@@ -130,7 +130,7 @@ def statistics_of(name: str, training: ImageSet) -> Statistics:
 
 
 class Augmentation(NamedTuple):
-    """Random crop after padding with black, horizontal flip with probability 1/2, a square set to the mean.
+    """Horizontal flip with probability 1/2, random crop after padding with black, a square set to the mean.
 
     crop_padding: pixels on each side (0: no crop). cutout_length: the square's side in pixels (0: none); its
     centre is anywhere in the image, so a part of it may lie outside (DeVries and Taylor, 2017).
@@ -163,19 +163,15 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
-    """Crop and flip uint8 images (n, H, W, C), and say which rows and columns are cut out.
+    """Flip and crop uint8 images (n, H, W, C), and say which rows and columns are cut out.
 
     Columns of the uniforms (n, 5): crop y, crop x, flip, cutout y, cutout x. Returns new images (n, H, W, C)
     and float masks (n, H, 1) and (n, 1, W * C), whose product is 1 on the pixels to cut out.
     """
     _, H, W, C = images.shape
-    padding = augmentation.crop_padding
     uniforms = uniforms.to(images.device, non_blocking=True)
-    if padding:
-        images = _crop(images, uniforms[:, :2], padding)
-    if augmentation.flip:
-        chosen = (uniforms[:, 2] < 0.5).nonzero()[:, 0]
-        images = images.index_copy(0, chosen, images.index_select(0, chosen).flip(2))
+    flips = uniforms[:, 2] < (0.5 if augmentation.flip else 0.0)
+    images = _flip_and_crop(images, flips, uniforms[:, :2], augmentation.crop_padding)
     low = (
         uniforms[:, 3:] * torch.tensor([H, W], device=images.device)
     ).long() - augmentation.cutout_length // 2
@@ -185,19 +181,26 @@ def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tup
     return images, inside[0][:, :, None], inside[1].repeat_interleave(C, dim=1)[:, None, :]
 
 
-def _crop(images: Tensor, uniforms: Tensor, padding: int) -> Tensor:
-    """Shift every image by up to `padding` pixels; what comes in from outside is black.
+def _flip_and_crop(images: Tensor, flips: Tensor, uniforms: Tensor, padding: int) -> Tensor:
+    """Mirror the images (n, H, W, C) where `flips` (n,) says so, then shift them by up to `padding` pixels.
 
-    A cropped row is a run of W * C bytes of the padded batch, so the crop is one gather of such runs.
+    A row of the result is a run of W * C bytes of a black-framed image or its mirror image, so everything is
+    one gather of such runs. On the CPU that is far faster than to gather pixels or to write mirrored images
+    back.
     """
     n, H, W, C = images.shape
-    padded = images.new_zeros(n, H + 2 * padding, W + 2 * padding, C)
-    padded[:, padding : padding + H, padding : padding + W] = images
+    mirrored = images.index_select(0, flips.nonzero()[:, 0]).flip(2)
+    framed = images.new_zeros(n + len(mirrored), H + 2 * padding, W + 2 * padding, C)
+    framed[:n, padding : padding + H, padding : padding + W] = images
+    framed[n:, padding : padding + H, padding : padding + W] = mirrored
+    source = torch.where(flips, n - 1 + flips.cumsum(0), torch.arange(n, device=images.device))
     corner = (uniforms * (2 * padding + 1)).long()  # (n, 2)
-    line = torch.arange(n, device=images.device) * padded.shape[1] + corner[:, 0]
-    start = (line[:, None] + torch.arange(H, device=images.device)) * padded.shape[2] + corner[:, 1:]
-    runs = padded.view(-1).as_strided((padded.numel() - W * C + 1, W * C), (1, 1))
-    return runs.index_select(0, (start * C).view(-1)).view(n, H, W, C)
+    line = (source * framed.shape[1] + corner[:, 0])[:, None] + torch.arange(
+        H, device=images.device
+    )  # (n, H)
+    start = (line * framed.shape[2] + corner[:, 1:]) * C
+    runs = framed.view(-1).as_strided((framed.numel() - W * C + 1, W * C), (1, 1))
+    return runs.index_select(0, start.view(-1)).view(n, H, W, C)
 
 
 def normalise(images: Tensor, statistics: Statistics) -> Tensor:

@@ -23,14 +23,13 @@ def reference_augment(image, uniforms, augmentation):
     H, W, _ = image.shape
     padding = augmentation.crop_padding
     top, left = (int(u * np.float32(2 * padding + 1)) for u in uniforms[:2])
+    image = image[:, ::-1] if augmentation.flip and uniforms[2] < 0.5 else image
     result = np.zeros_like(image)
     for y in range(H):
         for x in range(W):
             from_y, from_x = y + top - padding, x + left - padding
             if 0 <= from_y < H and 0 <= from_x < W:
                 result[y, x] = image[from_y, from_x]
-    if augmentation.flip and uniforms[2] < 0.5:
-        result = result[:, ::-1]
     mask = np.zeros((H, W), dtype=bool)
     half = augmentation.cutout_length // 2
     low_y, low_x = (int(u * np.float32(size)) - half for u, size in zip(uniforms[3:], (H, W), strict=True))

@@ -1,0 +1,100 @@
+"""What every benchmark shares: timings by turns, where they were measured, JSON that is never overwritten."""
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def alternate(variants: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
+    """Images per second of each variant, `repeats` times, by turns: a busy moment then hits all of them.
+
+    A variant processes some images and returns how many. One round before the first is not counted.
+    """
+    for run in variants.values():
+        run()
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            count = run()
+            rates[name].append(count / (time.perf_counter() - start))
+    return rates
+
+
+def table(rates: Mapping[str, list[float]], baseline: str) -> str:
+    """Median, smallest and largest rate of each variant, and the median of the ratios within each round."""
+    width = max(len(name) for name in rates)
+    lines = [f"{'images/s':{width}}  {'median':>9}  {'smallest':>9}  {'largest':>9}  times {baseline!r}"]
+    for name, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(values, rates[baseline], strict=True))
+        figures = "  ".join(f"{x:9,.0f}" for x in (statistics.median(values), min(values), max(values)))
+        lines.append(f"{name:{width}}  {figures}  {ratio:8.2f}")
+    return "\n".join(lines)
+
+
+def matrix_product(size: int = 2048) -> float:
+    """GFLOP/s of a square float32 matrix product with all threads, to compare machines by."""
+    a = torch.rand(size, size)
+    a @ a
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Command, settings, commit, versions and hardware of a measurement, as plain types."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].split(":", 1)[1].strip() if names else processor
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "config": dict(config),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "hardware": {
+            "processor": processor,
+            "cores": torch.get_num_threads(),
+            "gflops_float32_matrix_product": round(matrix_product(), 1),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or a copy without its history
+    return result.stdout.strip()
+
+
+def check_output(path: str | None) -> None:
+    """Refuse, before anything is measured, to overwrite a file or to write where no folder is."""
+    if path is not None and Path(path).exists():
+        raise ValueError(f"--json {path}: exists already; name another file")
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"--json {path}: there is no folder {Path(path).parent}")
+
+
+def write(path: str | None, result: Mapping[str, Any]) -> None:
+    """Write a result as JSON, unless no file was asked for."""
+    if path is not None:
+        with open(path, "x") as file:
+            json.dump(result, file, indent=1)
+            file.write("\n")
