@@ -10,15 +10,18 @@
 An epoch draws all its random numbers at once from a CPU generator, so CPU and CUDA see the same batches.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import image_files
+from utils import derive_seed
 
 SETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
 PARTS = ("train", "test")
@@ -37,6 +40,7 @@ PUBLISHED_STATISTICS = {
     "cifar10": Statistics((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "cifar100": Statistics((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
+IMAGENET_STATISTICS = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass
@@ -289,3 +293,85 @@ def load(
         arrays = image_files.cifar(name, folder, part)
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2)  # (N, C, H, W)
     return ImageSet(images, torch.from_numpy(arrays.labels), arrays.classes)
+
+
+class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Class folders of images of any size, decoded when asked for: training (augmented) or evaluation.
+
+    Training draws, as published, a random crop of 8 to 100% of the area, a flip, and other colours. What an
+    image gets depends on (seed, epoch, index) alone, not on the process or worker that decodes it.
+    Evaluation scales the shorter side to 8/7 of `image_size` and crops the middle. ValueError for a folder
+    without two classes of images.
+    """
+
+    def __init__(self, folder: str | Path, image_size: int, training: bool, seed: int = 0) -> None:
+        from torchvision.transforms import v2
+
+        listing = image_files.list_classes(Path(folder).expanduser(), stamps=False)
+        # One array instead of a million strings: workers would copy those by counting references.
+        self._paths = np.array([os.fsencode(path) for path in listing.paths])
+        self.labels, self.classes = listing.labels, listing.classes
+        self.seed, self.epoch = seed, 0
+        steps: list[Any] = [v2.Resize(image_size * 8 // 7), v2.CenterCrop(image_size)]
+        if training:
+            jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
+            steps = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(), jitter]
+        self._transform = v2.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """An image uint8 (H, W, 3) and its label; ValueError names a file that cannot be read."""
+        picture = image_files.open_image(os.fsdecode(self._paths[index])).convert("RGB")
+        with torch.random.fork_rng(devices=[]):  # torchvision's transforms know the global generator only
+            torch.manual_seed(derive_seed(self.seed, "image", self.epoch, index))
+            picture = self._transform(picture)
+        return torch.from_numpy(np.array(picture)), int(self.labels[index])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
+        """A batch (n, H, W, 3), (n,); or, as a worker's exception arrives as a long text, its one line."""
+        try:
+            images, labels = zip(*(self[index] for index in indices), strict=True)
+        except ValueError as error:
+            return str(error)
+        return torch.stack(images), torch.tensor(labels)
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffled: bool,
+        first: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        workers: int = 0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images (n, 3, H, W) and labels (n,) of `self.epoch`, from batch number `first` on.
+
+        The order is that of the seed and the epoch, or the files'. Batches are cut, shared out and left out
+        as in the function `batches`: an epoch that is taken up again neither repeats nor loses an image.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
+        order = torch.randperm(len(self), generator=generator) if shuffled else torch.arange(len(self))
+        rank, processes = shard
+        loader = torch.utils.data.DataLoader(
+            self,
+            batch_sampler=[
+                order[start + rank : min(start + batch_size, len(self)) : processes].tolist()
+                for start in range(first * batch_size, len(self), batch_size)
+                if not (shuffled and len(self) - start < 2 * processes)
+            ],
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            images, labels = (x.to(device, non_blocking=True) for x in batch)
+            yield normalise(images.permute(0, 3, 1, 2), IMAGENET_STATISTICS), labels
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 CACHE_FOLDER = ".pairnas_cache"
@@ -129,9 +130,7 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 def _check_labels(labels: NDArray[Any], classes: int, path: Path) -> None:
     if len(labels) == 0 or int(labels.max()) >= classes:
-        raise ValueError(
-            f"{path} has no labels, or other ones than 0 to {classes - 1}: it is no such data set"
-        )
+        raise ValueError(f"{path} has no labels, or other ones than 0 to {classes - 1}: get it again")
 
 
 def _download(name: str, folder: Path, missing: str, advice: str) -> None:
@@ -174,9 +173,7 @@ def cifar(name: str, folder: Path, part: str) -> Arrays:
     if not missing:
         for file, md5 in sums:
             if not check_integrity(str(unpacked / file), md5):
-                raise ValueError(
-                    f"{unpacked / file} is cut off or not the published file: its MD5 sum differs"
-                )
+                raise ValueError(f"{unpacked / file} is cut off or not the published file (MD5 sum)")
     else:
         advice = f"put {kind.url} into {folder} and start again"
         _download(kind.__name__, folder, f"there is no {unpacked / missing[0]}", advice)
@@ -232,17 +229,15 @@ def list_images(root: Path) -> dict[str, Listing]:
     if len(tests) == 2:
         say(f"{root} has test/ and val/: only test/ is used")
     if folders:
-        listings = {part: _list_classes(folder) for part, folder in folders.items()}
+        listings = {part: list_classes(folder) for part, folder in folders.items()}
         names = [set(listing.classes) for listing in listings.values()]
         if odd := sorted(names[0] ^ names[-1]):
             raise ValueError(f"--data {root}: class {odd[0]!r} is in only one of train/ and {tests[0].name}/")
         return listings
-    everything = _list_classes(root)
+    everything = list_classes(root)
     smallest, name = min(zip(np.bincount(everything.labels).tolist(), everything.classes, strict=True))
     if smallest < 5:
-        raise ValueError(
-            f"--data {root}: class {name!r} has {smallest} images; allowed without test/ are 5 or more"
-        )
+        raise ValueError(f"--data {root}: class {name!r} has {smallest} images; needed without test/ are 5")
     say(f"{root} has no train/ and test/: every fifth image of each class is taken as the test part")
     chosen = every_fifth(everything.labels)
     return {
@@ -256,30 +251,32 @@ def list_images(root: Path) -> dict[str, Listing]:
     }
 
 
-def _list_classes(folder: Path) -> Listing:
-    """Every image in the class folders of a folder; files of other kinds and hidden ones are passed over."""
+def list_classes(folder: Path, stamps: bool = True) -> Listing:
+    """Every image in the class folders of a folder; files of other kinds and hidden ones are passed over.
+
+    Class folders and files come in sorted order. Without `stamps` the files themselves are not looked at.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--data: there is no folder {folder}")
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     if len(classes) < 2:
-        raise ValueError(
-            f"--data: {folder} has {len(classes)} class folders ({', '.join(classes)}); needed are 2 or more"
-        )
+        names = ", ".join(classes)
+        raise ValueError(f"--data: {folder} has {len(classes)} class folders ({names}); needed are 2 or more")
     paths: list[str] = []
     labels: list[int] = []
-    stamps: list[str] = []
+    lines: list[str] = []
     for label, name in enumerate(classes):
         with os.scandir(folder / name) as entries:
             files = sorted((entry for entry in entries if _counts(entry.name)), key=lambda entry: entry.name)
         if not files:
             kinds = " ".join(SUFFIXES)
-            raise ValueError(
-                f"--data: class folder {folder / name} holds no image (files that count: {kinds})"
-            )
-        for file in files:
+            raise ValueError(f"--data: class folder {folder / name} holds no image (that is: {kinds})")
+        for file in files if stamps else []:
             status = file.stat()
-            stamps.append(f"{name}/{file.name} {status.st_size} {status.st_mtime_ns}")
+            lines.append(f"{name}/{file.name} {status.st_size} {status.st_mtime_ns}")
         paths += [file.path for file in files]
         labels += [label] * len(files)
-    return Listing(paths, np.array(labels, dtype=np.int64), tuple(classes), "\n".join(stamps))
+    return Listing(paths, np.array(labels, dtype=np.int64), tuple(classes), "\n".join(lines))
 
 
 def _counts(name: str) -> bool:
@@ -340,14 +337,10 @@ def _decode_all(
     if H != W:
         raise ValueError(f"{first} is {W}x{H}: images must be square; --image_size makes them so")
     if smallest > H:
-        raise ValueError(
-            f"{first} is {W}x{H}: allowed are {smallest}x{smallest} pixels or more; see --image_size"
-        )
+        raise ValueError(f"{first} is {W}x{H}: allowed are {smallest} pixels or more; see --image_size")
     if count * H * W * 3 > 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        size = count * H * W * 3 / 1e9
-        raise ValueError(
-            f"--data {root}: the images take {size:.0f} GB of memory; use --image_size or train_imagenet.py"
-        )
+        need = f"{count * H * W * 3 / 1e9:.0f} GB of memory"
+        raise ValueError(f"--data {root}: the images need {need}; use --image_size, or train_imagenet.py")
     images = {part: _decode(listing.paths, first, image_size, H) for part, listing in listings.items()}
     channels = max(array.shape[3] for array in images.values())
     return {
@@ -382,16 +375,21 @@ def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.ui
     `image_size` scales the shorter side to that many pixels and crops the middle square. ValueError names a
     file that cannot be read or has more than 8 bits a value.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":
-                raise ValueError(f"its values have mode {file.mode}, more than 8 bits: convert it")
-            image = ImageOps.exif_transpose(file.convert("L" if file.mode in ("1", "L", "LA") else "RGB"))
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error
+    image = open_image(path)
+    image = ImageOps.exif_transpose(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     array = np.asarray(image, dtype=np.uint8)
     return array[..., None] if array.ndim == 2 else array
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """A whole image as Pillow decodes it. ValueError names a file that cannot be read or has over 8 bits."""
+    try:
+        with Image.open(path) as file:
+            if file.mode[0] in "IF":
+                raise ValueError(f"its values have mode {file.mode}, more than 8 bits: convert it")
+            file.load()
+        return file
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error

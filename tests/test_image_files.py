@@ -333,7 +333,7 @@ def test_other_refusals_of_folders(tmp_path):
     with pytest.raises(OSError, match=r"absent: there is no such folder"):
         data.load("folder", tmp_path / "absent")
     write_tree(tmp_path / "small", size=7)
-    with pytest.raises(ValueError, match=r"7x7: allowed are 8x8 pixels or more"):
+    with pytest.raises(ValueError, match=r"7x7: allowed are 8 pixels or more"):
         data.load("folder", tmp_path / "small")
     write_tree(tmp_path / "half", parts=("train",))
     with pytest.raises(ValueError, match=r"there is no test/ or val/"):
