@@ -43,10 +43,13 @@ def ink_on(colour: str) -> str:
 
 
 def inline(svg: str, prefix: str) -> str:
-    """An SVG file as an element of a page: without header, its identifiers made unique by a prefix."""
+    """An SVG file as an element of a page: no header, its identifiers made unique by a prefix, and its width
+    turned into the variable --width of its style, for the page to use.
+    """
     svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\s(xmlns(:xlink)?|xml:space)="[^"]*"', "", svg)
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)  # the page's own
+    svg = re.sub(r'<svg width="([\d.]+pt)" height="[^"]*"', r'<svg style="--width:\1"', svg, count=1)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
     return re.sub(INK, "currentColor", svg, flags=re.IGNORECASE)

@@ -124,7 +124,7 @@ p { max-width: 46rem; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; }
 .cells figure { overflow-x: auto; }
-.cells svg { width: auto; max-width: 100%; min-width: 30rem; }
+.cells svg { max-width: var(--width); min-width: min(42rem, var(--width)); }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .25rem; max-width: 34rem; }
 .plots svg text { font-family: system-ui, sans-serif !important; }
 .cells svg text { font-family: Helvetica, Arial, "Liberation Sans", sans-serif; }
@@ -157,7 +157,9 @@ summary { cursor: pointer; color: var(--accent); margin-top: .75rem; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444; --line: #ccc;
   --tint: #f3f5f7; --accent: #1f5fad; }
   body { max-width: none; padding: 0; font-size: 11pt; print-color-adjust: exact; }
-  h2 { break-after: avoid; } .plots { grid-template-columns: 1fr 1fr; } .cells svg { min-width: 0; } }
+  h2, h3 { break-after: avoid; } section { break-inside: avoid; } .plots { grid-template-columns: 1fr 1fr; }
+  .cells svg { min-width: 0; } .wide, .cells figure { overflow: visible; } table { font-size: 8.5pt; }
+  th, td { white-space: normal; padding-right: .6rem; } }
 """
 
 
@@ -257,13 +259,13 @@ def _finalists(run: Run) -> str:
         )
     heads = "".join(f"<th>{column.replace('_', ' ')}</th>" for column in columns)
     return (
-        "<h2>Finalists</h2><p>Each was trained from scratch and compared on the validation images; ★ marks "
-        "the winner, and the differences are those to its loss. Parameters and multiply-adds belong to the "
-        "full-size network. The bars are the operations of the normal and the reduction cell, two for each "
-        "node.</p>"
+        "<section><h2>Finalists</h2><p>Each was trained from scratch and compared on the validation images; "
+        "★ marks the winner, and the differences are those to its loss. Parameters and multiply-adds belong "
+        "to the full-size network. The bars are the operations of the normal and the reduction cell, two for "
+        "each node.</p>"
         '<div class="wide"><table><thead><tr><th class="left">rank</th><th class="left">origin</th>'
         f'{heads}<th class="left">operations</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        f"{_keys()}"
+        f"{_keys()}</section>"
     )
 
 
@@ -289,7 +291,7 @@ def _plots(run: Run) -> str:
         ("Predictor", "", predictor, "No prediction was made so far, or the search has no predictor."),
     ):
         content = f'{keys}<div class="plots">{pictures}</div>' if pictures else f"<p>{without}</p>"
-        sections.append(f"<h2>{title}</h2>{content}")
+        sections.append(f"<section><h2>{title}</h2>{content}</section>")
     return "\n".join(sections)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import graphviz
 import tyro
 
 import genotypes
@@ -47,31 +48,31 @@ class Config:
     """open the result in the system's viewer"""
 
 
-def cell_source(genotype: Genotype, cell: str, title: str = "", dpi: int = 96) -> str:
+def _new_graph(cell: str, title: str, dpi: int) -> graphviz.Digraph:
+    """An empty graph with the looks of all nodes and edges."""
+    graph = graphviz.Digraph(cell)
+    graph.attr(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.13", ranksep="0.3")
+    if dpi:  # of a PNG; an SVG would be cut off by it
+        graph.attr(dpi=str(dpi))
+    if title:
+        graph.attr(label=graphviz.escape(title), labelloc="t", labeljust="l")
+        graph.attr(fontname="Helvetica-Bold", fontsize="12")
+    box = {"shape": "box", "style": "rounded,filled", "margin": "0.1,0.03", "height": "0.32"}
+    graph.attr("node", fontname="Helvetica", fontsize="11", color="#57606A", fillcolor="#EEF1F4", **box)
+    graph.attr("edge", arrowsize="0.6", color="#57606A", penwidth="1.3")
+    return graph
+
+
+def cell_source(genotype: Genotype, cell: str, title: str = "", dpi: int = 0) -> str:
     """The graph of one cell ("normal" or "reduction") in the DOT language.
 
     Nodes carry the numbers that the genotype uses: 0 and 1 are the outputs of the two cells before.
     Operations are boxes on the edges, so that the layout leaves room for each name. Dashed edges lead to the
     concatenation.
     """
-    import graphviz
-
     field = CELLS[cell]
     edges, concat = getattr(genotype, field), getattr(genotype, f"{field}_concat")
-    ink, paper = "#57606A", "#EEF1F4"
-    graph = graphviz.Digraph(cell)
-    graph.attr(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.13", ranksep="0.3", dpi=str(dpi))
-    if title:
-        graph.attr(
-            label=graphviz.escape(title),
-            labelloc="t",
-            labeljust="l",
-            fontname="Helvetica-Bold",
-            fontsize="12",
-        )
-    box = {"shape": "box", "style": "rounded,filled", "margin": "0.1,0.03", "height": "0.32"}
-    graph.attr("node", fontname="Helvetica", fontsize="11", color=ink, fillcolor=paper, **box)
-    graph.attr("edge", arrowsize="0.6", color=ink, penwidth="1.3")
+    graph = _new_graph(cell, title, dpi)
     used = {source for _, source in edges}
     with graph.subgraph() as inputs:
         inputs.attr(rank="same")
@@ -98,8 +99,6 @@ def render(source: str, format: Format = "svg") -> bytes:
 
     ValueError where the picture needs dot and dot is not installed; OSError where drawing fails.
     """
-    import graphviz
-
     if shutil.which("dot"):
         try:
             return graphviz.Source(source).pipe(format=format)
@@ -141,6 +140,12 @@ def check_free(paths: list[Path], overwrite: bool) -> None:
             )
 
 
+def cell_paths(out: str | Path, format: Format) -> list[Path]:
+    """The files that `draw` writes: with the ending .gv where the format needs dot and dot is missing."""
+    ending = "gv" if format != "svg" and shutil.which("dot") is None else format
+    return [Path(f"{out}_{cell}.{ending}") for cell in CELLS]
+
+
 def draw(
     genotype: Genotype, out: str | Path, format: Format = "svg", *, overwrite: bool = False
 ) -> list[Path]:
@@ -149,19 +154,17 @@ def draw(
     ValueError where a file that we did not write is in the way, or where the format needs dot and dot is
     missing: then both sources are kept as OUT_normal.gv and OUT_reduction.gv.
     """
-    stem = Path(out)
-    without_dot = format != "svg" and shutil.which("dot") is None
-    ending = "gv" if without_dot else format
-    paths = [stem.with_name(f"{stem.name}_{cell}.{ending}") for cell in CELLS]
+    stem, paths = Path(out), cell_paths(out, format)
     check_free(paths, overwrite)
+    without_dot = paths[0].suffix == ".gv"
     sources = [
-        cell_source(genotype, cell, f"{stem.name} · {cell} cell", dpi=192 if format == "png" else 96)
+        cell_source(genotype, cell, f"{stem.name} · {cell} cell", dpi=192 if format == "png" else 0)
         for cell in CELLS
     ]
     pictures = [source.encode() if without_dot else render(source, format) for source in sources]
     stem.parent.mkdir(parents=True, exist_ok=True)
     for path, picture in zip(paths, pictures, strict=True):
-        utils.write_atomically(path, marked(picture, ending))
+        utils.write_atomically(path, marked(picture, path.suffix[1:]))
     if without_dot:
         raise ValueError(
             f"{format} needs the program dot ({HOW_TO_GET_DOT}); the sources are kept: {paths[0]}, {paths[1]}"
@@ -192,18 +195,17 @@ def main(config: Config) -> None:
     folder = Path(config.out or (given if is_run else "."))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is not a folder")
-    written = []
+    stem = folder / (given.resolve().name if given.is_dir() else given.stem)
     if is_run:
-        written.append(write_report(given, folder, overwrite=config.overwrite))
+        check_free(cell_paths(stem, config.format), config.overwrite)  # before anything is written
+        written = [write_report(given, folder, overwrite=config.overwrite)]
         print(f"wrote {written[0]}")
     if is_run and not (given / "genotype.json").is_file():
         print(f"{given}: the search has not chosen its winner yet, so no cell was drawn on its own")
     else:
-        name = given.resolve().name if given.is_dir() else given.stem
-        cells = draw(genotypes.lookup(config.arch), folder / name, config.format, overwrite=config.overwrite)
+        cells = draw(genotypes.lookup(config.arch), stem, config.format, overwrite=config.overwrite)
         print(f"wrote {', '.join(str(path) for path in cells)}")
-        written += cells
-    for path in written[: 1 if is_run else None] if config.view else []:
+    for path in (written if is_run else cells) if config.view else []:
         if not webbrowser.open(path.resolve().as_uri()):
             raise ValueError(f"--view: no viewer was found for {path}, which is written")
 

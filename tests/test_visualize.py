@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ import report
 import visualize
 from genotypes import PRIMITIVES, Genotype
 
+DOT = shutil.which("dot")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -189,7 +191,7 @@ def test_a_cell_shows_every_operation_input_and_node(name: str) -> None:
         assert source.count("-> output") == len(concat)
 
 
-def test_no_two_boxes_of_a_cell_overlap() -> None:
+def test_boxes_of_a_cell_are_inside_and_do_not_overlap() -> None:
     for name in genotypes.names():
         for cell in visualize.CELLS:
             boxes = []
@@ -204,6 +206,15 @@ def test_no_two_boxes_of_a_cell_overlap() -> None:
                     x, y, r = (float(number) for number in ellipse.groups())
                     boxes.append((x - r, y - r, x + r, y + r))
             assert len(boxes) >= 15
+            width, height = (
+                float(n) for n in re.search(r'viewBox="0.00 0.00 ([\d.]+) ([\d.]+)"', svg).groups()
+            )
+            x, y = (
+                float(n) for n in re.search(r"scale.1 1. rotate.0. translate.([\d.]+) ([\d.]+)", svg).groups()
+            )
+            left, top, right, bottom = np.array(boxes).T
+            assert 0 <= left.min() + x < right.max() + x <= width
+            assert 0 <= top.min() + y < bottom.max() + y <= height
             for place, (x0, y0, x1, y1) in enumerate(boxes):
                 for u0, v0, u1, v1 in boxes[:place]:
                     assert x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0, (name, cell)
@@ -244,6 +255,20 @@ def test_without_dot_the_sources_are_kept(tmp_path: Path, format: str) -> None:
     assert "\n" not in str(raised.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cell_normal.gv", "cell_reduction.gv"]
     assert b"<svg" in visualize.render((tmp_path / "cell_normal.gv").read_text())
+
+
+@pytest.mark.skipif(DOT is None, reason="the program dot is not installed")
+@pytest.mark.parametrize(("format", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_dot_draws_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, start: bytes
+) -> None:
+    monkeypatch.undo()  # the program is there for this test
+    for _ in range(2):  # what it drew is replaced
+        paths = visualize.draw(genotypes.NASNet, tmp_path / "cell", format)
+    assert all(path.read_bytes().startswith(start) for path in paths)
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="dot failed: "):
+        visualize.render("digraph {")
 
 
 def test_the_mark_leaves_a_png_whole() -> None:
@@ -438,6 +463,14 @@ def test_script_draws_a_run(finished_run: Path, tmp_path: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     assert {"report.html", "digits_normal.svg", "digits_reduction.svg"} <= names
     assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_drawing_stops_all_of_a_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", generations=1)
+    (run / "run_reduction.svg").write_text("mine")
+    with pytest.raises(ValueError, match=r"run_reduction\.svg: exists"):
+        visualize.main(visualize.Config(str(run)))
+    assert not (run / "report.html").exists()
 
 
 def test_main_draws_a_name_and_a_file(
