@@ -101,7 +101,7 @@ def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: traini
     recipe = dataclasses.asdict(run.config)
     state = checkpoint.describe_network(network, images=images, recipe=recipe, result=result)
     checkpoint.save(folder.path / "model.pt", state)
-    folder.write_table("finalists.csv", table(run))
+    folder.write_table("finalists.csv", table(run, tested.error))
     cell = genotypes.to_json(best.genotype)
     write_atomically(folder.path / "genotype.json", cell + "\n")
     parameters, multiply_adds = run.full_size(best.genotype)
@@ -117,8 +117,11 @@ def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: traini
     log.info(f"  report: {visualize.write_report(folder.path)}")
 
 
-def table(run: Run) -> list[dict[str, Any]]:
-    """Rows of finalists.csv in order of loss; difference and standard error are those to the winner."""
+def table(run: Run, test_error: float) -> list[dict[str, Any]]:
+    """Rows of finalists.csv in order of loss; difference and standard error are those to the winner.
+
+    `test_error` is the winner's: no other finalist sees the test images.
+    """
     finalists = run.record.finalists
     best = winner(finalists)
     rows: list[dict[str, Any]] = []
@@ -137,6 +140,7 @@ def table(run: Run) -> list[dict[str, Any]]:
                 "error": finalist.trained.error,
                 "difference": outcome.difference,
                 "standard_error": outcome.standard_error,
+                "test_error": test_error if finalist is best else "",
                 "parameters": parameters,
                 "multiply_adds": multiply_adds,
                 "winner": int(finalist is best),

@@ -188,7 +188,11 @@ def _is_winner(row: Row) -> bool:
 def _value(row: Row, column: str) -> str:
     """A number of finalists.csv for a reader; an error, there a share, as percent."""
     value = float(numbers([row], column)[0])
-    return f"{value:.2%}" if column == "error" and math.isfinite(value) else short(value)
+    return (
+        f"{value:.2%}"
+        if column.endswith("error") and column != "standard_error" and math.isfinite(value)
+        else short(value)
+    )
 
 
 def _facts(run: Run) -> str:
@@ -203,6 +207,7 @@ def _facts(run: Run) -> str:
     }
     for row in filter(_is_winner, run.finalists):
         facts["winner's validation error"] = _value(row, "error")
+        facts["winner's test error"] = _value(row, "test_error")
         facts["parameters at full size"] = _value(row, "parameters")
         facts["multiply-adds at full size"] = _value(row, "multiply_adds")
     items = (f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
@@ -246,7 +251,7 @@ def _finalists(run: Run) -> str:
     """The table of the cells that were trained from scratch; columns without a value are left out."""
     if not run.finalists:
         return ""
-    known = ("loss", "error", "difference", "standard_error", "parameters", "multiply_adds")
+    known = ("loss", "error", "difference", "standard_error", "test_error", "parameters", "multiply_adds")
     columns = [column for column in known if np.isfinite(numbers(run.finalists, column)).any()]
     lines = []
     for row in run.finalists:

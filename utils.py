@@ -44,7 +44,7 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
 
 def run_script(main: Callable[[Any], None], config: type) -> None:
     """Parse the flags, call `main(config)`; what a user can cause becomes one line and exit code 2."""
-    parsed = parse(config)
+    parsed: Any = parse(config)
     try:
         main(parsed)
     except (ValueError, OSError) as error:
