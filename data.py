@@ -10,6 +10,7 @@
 An epoch draws all its random numbers at once from a CPU generator, so CPU and CUDA see the same batches.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -252,6 +253,8 @@ def batches(
         if training and last - first < 2 * processes:
             return
         mine = slice(first + rank, last, processes)
+        if first + rank >= last:
+            return  # nothing is left for this process
         indices = order[mine].to(source.device, non_blocking=True)
         batch = source.index_select(0, indices)  # (n, H, W, C)
         n, H, W, C = batch.shape
@@ -311,6 +314,8 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
         # One array instead of a million strings: workers would copy those by counting references.
         self._paths = np.array([os.fsencode(path) for path in listing.paths])
         self.labels, self.classes = listing.labels, listing.classes
+        names = "\n".join("/".join(path.rsplit(os.sep, 2)[-2:]) for path in listing.paths)
+        self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()  # wherever the folder lies
         self.seed, self.epoch = seed, 0
         steps: list[Any] = [v2.Resize(image_size * 8 // 7), v2.CenterCrop(image_size)]
         if training:
@@ -360,7 +365,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             batch_sampler=[
                 order[start + rank : min(start + batch_size, len(self)) : processes].tolist()
                 for start in range(first * batch_size, len(self), batch_size)
-                if not (shuffled and len(self) - start < 2 * processes)
+                if len(self) - start >= (2 * processes if shuffled else rank + 1)
             ],
             num_workers=workers,
             collate_fn=_as_it_is,

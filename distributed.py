@@ -107,6 +107,16 @@ def sum_(tensors: Iterable[Tensor]) -> None:
             dist.all_reduce(tensor)
 
 
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Sum the gradients over all processes, in one message; all processes must have the same ones."""
+    if dist.is_initialized():
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most that tensors took on a CUDA device, or the process on the CPU."""
     if device.type == "cuda":

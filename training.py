@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import distributed
+
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images (N, C, H, W), labels (N,)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -120,6 +122,98 @@ def evaluate(network: nn.Module, batches: Batches, precision: str = "float32") -
         losses.append(cross_entropy(logits, labels, reduction="none"))
         correct.append(logits.argmax(1) == labels)
     return Evaluation(torch.cat(losses).cpu(), torch.cat(correct).cpu())
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    images: int,
+    scaler: torch.amp.GradScaler,
+    precision: str = "float32",
+    grad_clip: float = 5.0,
+    auxiliary_weight: float = 0.0,
+    label_smoothing: float = 0.0,
+    micro_batches: int = 1,
+) -> Tensor:
+    """One optimiser step on this process's share of a batch of `images`; its sums of (loss, wrong, images).
+
+    Gradients are summed over micro-batches and processes, of losses divided by `images`: the step of one
+    process with the whole batch, but for batch-norm, which sees one micro-batch at a time.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    sums = torch.zeros(3, dtype=torch.float64, device=inputs.device)
+    parts = min(micro_batches, max(1, len(labels) // 2))  # batch-norm needs two images
+    for x, y in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        with autocast(x.device, precision):
+            logits, logits_aux = network(x)
+        loss = cross_entropy(logits.float(), y, label_smoothing=label_smoothing, reduction="sum")
+        total = loss
+        if logits_aux is not None and auxiliary_weight:
+            auxiliary = cross_entropy(logits_aux.float(), y, label_smoothing=label_smoothing, reduction="sum")
+            total = loss + auxiliary_weight * auxiliary
+        scaler.scale(total / images).backward()
+        wrong = (logits.detach().argmax(1) != y).sum()
+        sums += torch.stack([loss.detach().double(), wrong.double(), sums.new_tensor(len(y))])
+    distributed.sum_gradients(network.parameters())
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
+    scaler.step(optimizer)
+    scaler.update()
+    return sums
+
+
+class Errors(NamedTuple):
+    """What a network gets wrong, rates in [0, 1]; `interval` is the 95% confidence interval of `error`."""
+
+    loss: float
+    error: float
+    error_top5: float
+    interval: tuple[float, float]
+    images: int
+
+    @classmethod
+    def of(cls, sums: Tensor) -> Errors:
+        """From the sums of `count_errors`, over all processes. The interval is Wilson's (1927)."""
+        loss, wrong, wrong_top5, images = sums.tolist()
+        rate, weight = wrong / images, 1.96**2 / images
+        middle = (rate + weight / 2) / (1 + weight)
+        half = 1.96 * math.sqrt(rate * (1 - rate) / images + weight / (4 * images)) / (1 + weight)
+        interval = (max(0.0, middle - half), min(1.0, middle + half))
+        return cls(loss / images, rate, wrong_top5 / images, interval, int(images))
+
+    def as_result(self) -> dict[str, float | int | list[float]]:
+        """The entry "result" of a checkpoint: measured on test images."""
+        values = self._asdict() | {"interval": list(self.interval)}
+        return {f"test_{key}": value for key, value in values.items()}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"top-1 error {self.error:.2%} (95% confidence: {low:.2%} to {high:.2%}), top-5 error "
+            f"{self.error_top5:.2%}, loss {self.loss:.4f}, {self.images} images"
+        )
+
+
+@torch.no_grad()
+def count_errors(network: nn.Module, batches: Batches, precision: str = "float32") -> Tensor:
+    """Sums over `batches` in evaluation mode: (loss, wrong top-1, wrong top-5, images), float64.
+
+    Sums, unlike means, can be added over processes whose shares differ. With five classes or fewer no label
+    is ever outside the best five.
+    """
+    network.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=next(network.parameters()).device)
+    for inputs, labels in batches:
+        with autocast(inputs.device, precision):
+            logits = network(inputs)[0].float()
+        best = logits.topk(min(5, logits.shape[1])).indices  # (N, 5)
+        missed = (best != labels[:, None]).cumprod(1)  # whether the label is not among the first k
+        losses = cross_entropy(logits, labels, reduction="none").double()
+        sums += torch.stack([losses, missed[:, 0], missed[:, -1], torch.ones_like(losses)]).sum(1)
+    return sums
 
 
 @torch.no_grad()

@@ -1,0 +1,283 @@
+"""Train a full-size network on class folders of large images, such as ImageNet.
+
+    python train_imagenet.py --data imagenet --save runs/imagenet                    # one GPU
+    torchrun --nproc_per_node 8 train_imagenet.py --data imagenet --save runs/imagenet
+    python train_imagenet.py --resume runs/imagenet                                  # go on after a stop
+
+The folder holds train/CLASS/*.jpg and val/CLASS/*.jpg. The defaults are the published recipe. The images of
+val/ are looked at once, after the last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+import checkpoint
+import data
+import distributed
+import genotypes
+import training
+from model import NetworkImageNet, count
+from run_folder import RunFolder, new_name, resume
+from training_run import TrainingRun
+from utils import check_range, derive_seed, run_script
+
+LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a network on class folders of large images; the defaults are the published ImageNet recipe."""
+
+    # --- images
+    data: str = "data/imagenet"
+    """folder that holds train/ and val/ with one folder per class"""
+    image_size: int = 224
+    """height and width in pixels that the network sees"""
+    workers: int = 8
+    """processes that decode images, for each process that trains"""
+
+    # --- network
+    arch: str = "RelativeNAS"
+    """name in genotypes.py, JSON file, or folder of a search"""
+    init_channels: int = 46
+    """channels of the first cell"""
+    layers: int = 14
+    """cells"""
+    auxiliary: bool = True
+    """train with an auxiliary head"""
+    auxiliary_weight: float = 0.4
+    """of the auxiliary head's loss"""
+
+    # --- recipe
+    epochs: int = 250
+    """passes over the training images"""
+    batch_size: int = 1024
+    """images per step, of all processes together"""
+    micro_batches: int = 1
+    """parts that a process cuts its share of a batch into, to save memory"""
+    learning_rate: float = 0.5
+    """at the start; falls linearly to 0 over the epochs"""
+    warmup_epochs: int = 5
+    """first epochs, in which the learning rate rises linearly"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 3e-5
+    """of SGD"""
+    label_smoothing: float = 0.1
+    """share of the label that is spread over all classes"""
+    grad_clip: float = 5.0
+    """largest norm of the gradient"""
+
+    # --- run
+    save: str | None = None
+    """new folder for the results; default runs/imagenet-DATE-TIME"""
+    resume: str | None = None
+    """go on with the run in this folder"""
+    checkpoint_steps: int = 500
+    """steps between two checkpoints; one is also written after each epoch"""
+    seed: int = 0
+    """of everything random"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, else float32"""
+    compile: bool = False
+    """compile the network: minutes at the start, faster steps"""
+    channels_last: bool = True
+    """memory layout of images and weights"""
+    threads: int = 1
+    """CPU threads of each process; results depend on it, so it is part of the run"""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot work, whatever the images are."""
+        check_range(self, "init_channels batch_size", 2)
+        check_range(self, "layers epochs micro_batches checkpoint_steps threads", 1)
+        check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_range(self, "workers warmup_epochs seed weight_decay auxiliary_weight", 0)
+        check_range(self, "learning_rate grad_clip", 0, open_low=True)
+        check_range(self, "momentum label_smoothing", 0, 1)
+        genotypes.lookup(self.arch)
+        if self.save is not None and self.resume is not None and self.save != self.resume:
+            raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
+        if not self.auxiliary and self.auxiliary_weight != 0.4:
+            raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect with --no_auxiliary")
+
+
+def main(config: Config) -> None:
+    device = distributed.init(config.device)
+    if config.resume:
+        config = resume(config, free=("data", "device", "workers", "checkpoint_steps"))
+    torch.set_num_threads(config.threads)
+    images, validation = load(config)
+    network = build(config, len(images.classes), device)
+    optimizer = torch.optim.SGD(
+        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
+    )
+    precision = training.choose_precision(device, config.precision)
+    run = TrainingRun(
+        kind="train_imagenet",
+        images=images.fingerprint,
+        folder=RunFolder(config.resume or config.save or new_name("imagenet")),
+        network=network,
+        optimizer=optimizer,
+        scaler=training.grad_scaler(device, precision),
+        sums=torch.zeros(3, dtype=torch.float64, device=device),
+    )
+    problem = run.take_up() if config.resume else None
+    if not config.resume:
+        run.folder.create(config)
+    log = run.folder.start_log()
+    if problem:
+        log.warning(problem)
+    parameters, multiply_adds = count(network)
+    log.info(
+        f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
+        f"multiply-adds; {distributed.world_size()} x {device.type}, {precision}; {len(images)} images of "
+        f"{len(images.classes)} classes train, {len(validation)} test"
+    )
+    try:
+        train(run, config, images, precision)
+        finish(run, config, validation, precision)
+    except KeyboardInterrupt:
+        log.info(f"stopped; go on with: train_imagenet.py --resume {run.folder.path}")
+        raise
+    finally:
+        distributed.close()
+
+
+def load(config: Config) -> tuple[data.LargeImages, data.LargeImages]:
+    """The training and the validation images; ValueError where their classes differ or images are too few."""
+    images = data.LargeImages(Path(config.data) / "train", config.image_size, training=True, seed=config.seed)
+    validation = data.LargeImages(Path(config.data) / "val", config.image_size, training=False)
+    if odd := sorted(set(images.classes) ^ set(validation.classes)):
+        raise ValueError(f"--data {config.data}: class {odd[0]!r} is in only one of train/ and val/")
+    smallest = 2 * distributed.world_size() * config.micro_batches
+    if config.batch_size < smallest:
+        raise ValueError(
+            f"--batch_size {config.batch_size}: {distributed.world_size()} processes with --micro_batches "
+            f"{config.micro_batches} need at least {smallest}, two images each"
+        )
+    if len(images) < config.batch_size:
+        raise ValueError(f"--batch_size {config.batch_size}: {config.data}/train has {len(images)} images")
+    return images, validation
+
+
+def build(config: Config, classes: int, device: torch.device) -> NetworkImageNet:
+    """The network with weights drawn from the seed, the same in every process."""
+    genotype, size = genotypes.lookup(config.arch), config.image_size
+    with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        network = NetworkImageNet(
+            config.init_channels, classes, config.layers, config.auxiliary, genotype, image_size=size
+        )
+    network.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
+    return network.to(device)
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """The published schedule: linear to 0 over the epochs, and linear up to it in the first ones."""
+    warmup = min(1.0, (epoch + 1) / config.warmup_epochs) if config.warmup_epochs else 1.0
+    return config.learning_rate * warmup * (1 - epoch / config.epochs)
+
+
+def train(run: TrainingRun, config: Config, images: data.LargeImages, precision: str) -> None:
+    """Train from wherever the run is to the end of the last epoch."""
+    network = torch.compile(run.network) if config.compile else run.network
+    quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
+    with (
+        logging_redirect_tqdm([run.folder.log]),
+        tqdm(total=config.epochs * len(images), unit="image", unit_scale=True, disable=quiet) as bar,
+    ):
+        bar.update(run.epoch * len(images) + run.step * config.batch_size)
+        bar.unpause()
+        while run.epoch < config.epochs:
+            rate = learning_rate(config, run.epoch)
+            training.set_learning_rate(run.optimizer, rate)
+            for total, sums in steps(run, config, images, precision, network):
+                bar.update(total)
+                if run.step % LOOK == 0:
+                    loss, _, seen = sums.tolist()
+                    bar.set_postfix_str(f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}")
+            words = run.end_epoch(rate)
+            run.folder.log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
+
+
+def steps(
+    run: TrainingRun, config: Config, images: data.LargeImages, precision: str, network: Any
+) -> Iterator[tuple[int, Tensor]]:
+    """The rest of an epoch; after each step its number of images and this process's sums in this epoch."""
+    run.network.train()
+    images.epoch = run.epoch
+    processes = distributed.world_size()
+    batches = images.batches(
+        config.batch_size,
+        run.sums.device,
+        shuffled=True,
+        first=run.step,
+        shard=(distributed.rank(), processes),
+        workers=config.workers,
+    )
+    begin = time.perf_counter()
+    for inputs, labels in batches:
+        total = min(config.batch_size, len(images) - run.step * config.batch_size)
+        run.sums += training.train_step(
+            network,
+            run.optimizer,
+            inputs if config.channels_last else inputs.contiguous(),
+            labels,
+            images=total,
+            scaler=run.scaler,
+            precision=precision,
+            grad_clip=config.grad_clip,
+            auxiliary_weight=config.auxiliary_weight,
+            label_smoothing=config.label_smoothing,
+            micro_batches=config.micro_batches,
+        )
+        run.step += 1
+        run.seconds, begin = run.seconds + time.perf_counter() - begin, time.perf_counter()
+        if run.step % config.checkpoint_steps == 0:
+            run.save()
+        yield total, run.sums
+
+
+def finish(run: TrainingRun, config: Config, validation: data.LargeImages, precision: str) -> None:
+    """Evaluate the last epoch's weights once, and write model.pt."""
+    log, path = run.folder.log, run.folder.path / "model.pt"
+    run.folder.write_table("epochs.csv", run.rows)
+    if distributed.broadcast_object(path.exists()):
+        log.info(f"the run is finished: {path}")
+        return
+    # Batch-norm's running statistics are those of the first process, as in its checkpoints.
+    distributed.broadcast_(list(run.network.buffers()), source=0)
+    share = (distributed.rank(), distributed.world_size())
+    batches = validation.batches(
+        config.batch_size, run.sums.device, shuffled=False, shard=share, workers=config.workers
+    )
+    sums = training.count_errors(run.network, batches, precision)
+    distributed.sum_([sums])
+    errors = training.Errors.of(sums)
+    log.info(f"test: {errors}")
+    if distributed.is_main():
+        images = {"set": "folder", "classes": list(validation.classes)}
+        images |= {key: list(values) for key, values in data.IMAGENET_STATISTICS._asdict().items()}
+        recipe = dataclasses.asdict(config)
+        state = checkpoint.describe_network(
+            run.network, images=images, recipe=recipe, result=errors.as_result()
+        )
+        checkpoint.save(path, state)
+        log.info(f"wrote {path}; evaluate it with: test_imagenet.py --model_path {path} --data {config.data}")
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
