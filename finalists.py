@@ -48,19 +48,18 @@ def trained_network(task: Task, finalist: Finalist, C: int, layers: int) -> Netw
     return weight_set.network(finalist.genotype)
 
 
-def finish(run: Run, test: data.ImageSet) -> None:
-    """Train the finalists from scratch, choose one, test it, write it down and record it."""
+def train_finalists(run: Run, cells: Sequence[Genotype]) -> None:
+    """Train the cells that the record does not hold yet, with a checkpoint after each round of processes."""
     config, record, log = run.config, run.record, run.folder.log
-    size = {"C": config.init_channels, "layers": config.layers}
-    cells = run.search.finalists(config.finalists)
     log.info(f"{len(cells)} finalists train from scratch for {config.final_epochs} epochs")
     while waiting := cells[len(record.finalists) :]:
         record.finalists += train_from_scratch(
             run.task,
-            waiting[: distributed.world_size()],  # so many at a time, and then a checkpoint
+            waiting[: distributed.world_size()],
+            C=config.init_channels,
+            layers=config.layers,
             epochs=config.final_epochs,
             learning_rate=config.final_learning_rate,
-            **size,
         )
         save(run)
         trained = record.finalists[-1].trained
@@ -68,7 +67,14 @@ def finish(run: Run, test: data.ImageSet) -> None:
             f"finalist {len(record.finalists)}/{len(cells)}: validation loss {trained.loss:.4f}, "
             f"error {trained.error:.2%}"
         )
-    best = winner(record.finalists)
+
+
+def finish(run: Run, test: data.ImageSet) -> None:
+    """Train the finalists from scratch, choose one, test it, write it down and record it."""
+    config, log = run.config, run.folder.log
+    train_finalists(run, run.search.finalists(config.finalists))
+    best = winner(run.record.finalists)
+    size = {"C": config.init_channels, "layers": config.layers}
     network = trained_network(run.task, best, **size)
     tested = training.evaluate(network, run.task.clean(test.to(run.task.device)), run.task.precision)
     if not distributed.is_main():

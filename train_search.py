@@ -175,19 +175,7 @@ def main(config: Config) -> None:
     task, test = load_task(config, device)
     weight_set = task.weight_set(config.init_channels, config.layers, "weight set")
     full_size = task.full_size(config.full_channels, config.full_layers)
-    search = PairedSearch(
-        space=CellSpace(distinct_inputs=config.distinct_inputs),
-        pop_size=config.pop_size,
-        generations=config.generations,
-        seed=config.seed,
-        pairs_per_sync=config.pairs_per_sync,
-        strategy=config.strategy,
-        accept=size_limit(config, full_size),
-        rank=config.rank,
-        screen=config.screen,
-        decide=config.decide,
-        audit_share=config.audit_share,
-    )
+    search = make_search(config, full_size)
     folder = RunFolder(config.resume or config.save or new_name(config.set))
     run = Run(config, task, search, weight_set, full_size, folder, Record())
     if config.resume:
@@ -236,6 +224,23 @@ def load_task(config: Config, device: torch.device) -> tuple[Task, data.ImageSet
     return task, test
 
 
+def make_search(config: Config, full_size: FullSize) -> PairedSearch:
+    """The population and its predictor, as the flags say."""
+    return PairedSearch(
+        space=CellSpace(distinct_inputs=config.distinct_inputs),
+        pop_size=config.pop_size,
+        generations=config.generations,
+        seed=config.seed,
+        pairs_per_sync=config.pairs_per_sync,
+        strategy=config.strategy,
+        accept=size_limit(config, full_size),
+        rank=config.rank,
+        screen=config.screen,
+        decide=config.decide,
+        audit_share=config.audit_share,
+    )
+
+
 def size_limit(config: Config, full_size: FullSize) -> Callable[[Any], bool] | None:
     """Whether a cell keeps to the limits; None where there are none."""
     limits = (config.max_parameters, config.max_multiply_adds)
@@ -254,7 +259,7 @@ def search_cells(run: Run) -> None:
         tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar,
     ):
         while group := run.search.ask():
-            search_group(run, group)
+            search_group(run, group, progress=group[0].generation / run.config.generations)
             save(run)
             bar.set_postfix_str(
                 f"generation {group[0].generation + 1}, best loss {run.record.best_loss():.4f}"
@@ -262,11 +267,13 @@ def search_cells(run: Run) -> None:
             bar.update(len(group))
 
 
-def search_group(run: Run, group: list[Comparison]) -> None:
-    """Train what must be trained of a group, merge the weights in pair order, tell and note the outcomes."""
+def search_group(run: Run, group: list[Comparison], progress: float) -> None:
+    """Train what must be trained of a group, merge the weights in pair order, tell and note the outcomes.
+
+    `progress` is the share of the search that is over, in [0, 1): the schedules follow it.
+    """
     config, generation = run.config, group[0].generation
     begin = time.perf_counter()
-    progress = generation / config.generations
     learning_rate = training.cosine(progress, config.learning_rate, config.learning_rate_min)
     drop_path_prob = config.drop_path_prob * progress
     to_train = [comparison for comparison in group if comparison.decided_by != "predictor"]
