@@ -370,6 +370,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             num_workers=workers,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
+            generator=generator,  # else it draws from the global one
         )
         for batch in loader:
             if isinstance(batch, str):

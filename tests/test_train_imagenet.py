@@ -1,0 +1,288 @@
+"""train_imagenet.py and test_imagenet.py as a user runs them, on crops of two photographs."""
+
+import csv
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import checkpoint
+import test_imagenet
+import train_imagenet
+from utils import parse, run_script
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--image_size 64 --init_channels 4 --layers 3 --batch_size 8 --epochs 2 --workers 0 --learning_rate 0.05"
+)
+SMALL += " --warmup_epochs 1 --device cpu"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Crops of two photographs: 28 train, 9 test, so that neither batches nor processes divide them."""
+    root = tmp_path_factory.mktemp("tree")
+    random = np.random.default_rng(0)
+    for part, counts in (("train", (14, 14)), ("val", (5, 4))):
+        for name, count in zip(("flower", "china"), counts, strict=True):
+            photograph = Image.fromarray(load_sample_image(f"{name}.jpg"))
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                x, y = (int(v) for v in random.integers(0, 300, 2))
+                photograph.crop((x, y, x + 90, y + 70)).save(root / part / name / f"{index:02}.jpg")
+    return root
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a script in this process; returns its exit code, what it printed, and its errors."""
+
+    def start(script, *flags):
+        arguments = [
+            str(word) for flag in flags for word in (flag.split() if isinstance(flag, str) else [flag])
+        ]
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *arguments])
+        try:
+            run_script(script.main, script.Config)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def finished(tree, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    arguments = ["--data", str(tree), "--save", str(folder), *SMALL.split()]
+    train_imagenet.main(parse(train_imagenet.Config, arguments))
+    return folder
+
+
+def rows(folder):
+    """epochs.csv without the times."""
+    with open(folder / "epochs.csv") as file:
+        return [
+            {key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)
+        ]
+
+
+def weights(folder):
+    return checkpoint.load(folder / "model.pt", "network")["state_dict"]
+
+
+def test_a_run_leaves_its_epochs_and_a_checkpoint_that_describes_itself(finished):
+    assert [row["images"] for row in rows(finished)] == ["28", "28"]
+    assert [float(row["learning_rate"]) for row in rows(finished)] == [0.05, 0.025]
+    state = checkpoint.load(finished / "model.pt", "network")
+    assert state["images"]["classes"] == ["china", "flower"]
+    assert state["network"]["class"] == "NetworkImageNet"
+    assert state["recipe"]["label_smoothing"] == 0.1
+    assert state["result"]["test_images"] == 9
+
+
+def test_killed_in_mid_epoch_and_resumed_it_is_the_same_run(tree, tmp_path, finished, run):
+    folder = tmp_path / "run"
+    flags = [*SMALL.split(), "--checkpoint_steps", "1"]
+    command = [sys.executable, "train_imagenet.py", "--data", tree, "--save", folder, *flags]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(folder / "checkpoint.previous.pt", process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    state, _ = checkpoint.load_newest(folder / "checkpoint.pt", "train_imagenet")
+    assert (state["epoch"], state["step"]) < (1, 3)
+    code, _, error = run(train_imagenet, "--resume", folder)
+    assert code == 0, error
+    assert rows(folder) == rows(finished)
+    expected = weights(finished)
+    for name, value in weights(folder).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def wait_for(path, process):
+    for _ in range(6000):
+        if path.exists():
+            return
+        assert process.poll() is None, "the training ended too early"
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never came")
+
+
+def test_stopped_between_epochs_and_resumed_it_is_the_same_run(tree, tmp_path, finished, run, monkeypatch):
+    folder = tmp_path / "run"
+    end_epoch = train_imagenet.TrainingRun.end_epoch
+
+    def stop(self, learning_rate):
+        end_epoch(self, learning_rate)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_imagenet.TrainingRun, "end_epoch", stop)
+        code, out, _ = run(train_imagenet, "--data", tree, "--save", folder, SMALL, "--checkpoint_steps 2")
+    assert code == 130
+    assert f"go on with: train_imagenet.py --resume {folder}" in out
+    good = (folder / "checkpoint.pt").read_bytes()
+    (folder / "checkpoint.pt").write_bytes(good[: len(good) // 2])  # the one before is used, and named
+    code, out, _ = run(train_imagenet, "--resume", folder)
+    assert code == 0
+    assert f"went on from {folder / 'checkpoint.previous.pt'}" in out
+    assert rows(folder) == rows(finished)
+    code, out, _ = run(train_imagenet, "--resume", folder)
+    assert code == 0
+    assert "the run is finished" in out
+
+
+def test_two_processes_train_and_evaluate_exactly(tree, tmp_path, run):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["train_imagenet.py", "--data", tree, "--save", folder, *SMALL.split()]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/2") == 1
+    assert [row["images"] for row in rows(folder)] == ["28", "28"]
+    result = checkpoint.load(folder / "model.pt", "network")["result"]
+    code, _, error = run(
+        test_imagenet,
+        "--model_path",
+        folder / "model.pt",
+        "--data",
+        tree,
+        "--workers 0 --device cpu --json",
+        tmp_path / "e",
+    )
+    assert code == 0, error
+    alone = json.loads((tmp_path / "e").read_text())
+    assert alone["test_images"] == result["test_images"] == 9
+    assert alone["test_error"] == result["test_error"]
+    assert alone["test_loss"] == pytest.approx(result["test_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--data absent", "there is no folder absent/train"),
+        ("--batch_size 29", "--batch_size 29: .*28 images"),
+        ("--batch_size 4 --micro_batches 3", "need at least 6"),
+        ("--arch Nobody", "Nobody"),
+        ("--image_size 32", "32x32 is too small"),
+        ("--no_auxiliary --auxiliary_weight 0.2", "--auxiliary_weight 0.2: no effect"),
+        ("--warmup_epochs -1", "--warmup_epochs"),
+        ("--colour", "colour"),
+    ],
+)
+def test_wrong_flags_get_one_line_and_leave_nothing(tree, tmp_path, run, flags, message):
+    folder = tmp_path / "run"
+    code, _, error = run(train_imagenet, "--data", tree, "--save", folder, SMALL, flags)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert not folder.exists()
+    assert re.search(message, error), error
+
+
+def test_a_folder_in_use_and_other_settings_are_refused(tree, tmp_path, finished, run):
+    code, _, error = run(train_imagenet, "--data", tree, "--save", finished, SMALL)
+    assert (code, "exists already" in error) == (2, True)
+    code, _, error = run(train_imagenet, "--resume", finished, "--learning_rate 0.1 --layers 4")
+    assert (code, "--layers (was 3, now 4)" in error, "--learning_rate" in error) == (2, True, True)
+
+
+def test_other_images_cannot_be_resumed_on(tree, tmp_path, finished, run):
+    other = tmp_path / "other"
+    for part in ("train", "val"):
+        for name in ("china", "flower"):
+            (other / part / name).mkdir(parents=True)
+            for file in sorted((tree / part / name).iterdir())[1:]:
+                (other / part / name / file.name).write_bytes(file.read_bytes())
+    code, _, error = run(train_imagenet, "--resume", finished, "--data", other)
+    assert (code, "other images" in error) == (2, True)
+    (other / "val" / "flower").rename(other / "val" / "tower")
+    code, _, error = run(train_imagenet, "--data", other, "--save", tmp_path / "run", SMALL)
+    assert (code, "class 'flower' is in only one of train/ and val/" in error) == (2, True)
+
+
+def test_a_diverging_training_stops_and_names_the_last_good_checkpoint(tree, tmp_path, run):
+    folder = tmp_path / "run"
+    flags = "--learning_rate 1e30 --checkpoint_steps 1"
+    code, _, error = run(train_imagenet, "--data", tree, "--save", folder, SMALL, flags)
+    assert code == 2
+    assert f"not finite in epoch 1, step 2; the last good checkpoint is {folder / 'checkpoint.pt'}" in error
+    state = checkpoint.load(folder / "checkpoint.pt", "train_imagenet")
+    assert state["step"] == 1
+
+
+def test_evaluation_repeats_the_result_and_refuses_what_does_not_fit(tree, tmp_path, finished, run):
+    model, image = finished / "model.pt", "--workers 0 --device cpu"
+    result = checkpoint.load(model, "network")["result"]
+    code, out, _ = run(test_imagenet, "--model_path", model, "--data", tree / "val", image, "--batch_size 4")
+    assert code == 0
+    assert f"top-1 error {result['test_error']:.2%}" in out
+    (tmp_path / "there").write_text("kept")
+    for flags, message in {
+        "--layers 5": "--layers 5: the network in the file has 3",
+        "--init_channels 46": "--init_channels 46: the network in the file has 4",
+        "--arch DARTS": "--arch DARTS: the network in the file has another cell",
+        f"--json {tmp_path / 'there'}": "exists already",
+    }.items():
+        code, _, error = run(test_imagenet, "--model_path", model, "--data", tree, image, flags)
+        assert (code, error.count("\n"), message in error) == (2, 1, True), error
+    assert (tmp_path / "there").read_text() == "kept"
+    for name in ("a", "b", "c"):
+        (tmp_path / "others" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "others" / name / "0.png")
+    code, _, error = run(test_imagenet, "--model_path", model, "--data", tmp_path / "others", image)
+    assert (code, "class 'a' is one of the folder only" in error) == (2, True)
+
+
+def test_bare_and_prefixed_state_dicts_are_evaluated(tree, tmp_path, finished, run):
+    state = weights(finished)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "bare.pt")
+    common = [
+        "--model_path",
+        tmp_path / "bare.pt",
+        "--data",
+        tree,
+        "--workers 0 --device cpu --image_size 64",
+    ]
+    code, out, error = run(test_imagenet, *common, "--init_channels 4 --layers 3 --auxiliary")
+    assert code == 0, error
+    result = checkpoint.load(finished / "model.pt", "network")["result"]
+    assert f"top-1 error {result['test_error']:.2%}" in out
+    code, _, error = run(test_imagenet, *common, "--init_channels 5 --layers 3")
+    assert (code, "belong to another network" in error) == (2, True)
+
+
+class Marker:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_files_that_are_no_checkpoints_are_refused_and_never_run(tree, tmp_path, run):
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Marker(tmp_path / "marker"), protocol=2))
+    torch.save({"state_dict": Marker(tmp_path / "marker")}, tmp_path / "object.pt")
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.pt")
+    torch.save({"kind": "network"}, tmp_path / "empty.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    for name in ("pickle.pt", "object.pt", "other.pt", "empty.pt", "text.pt", "absent.pt"):
+        code, _, error = run(test_imagenet, "--model_path", tmp_path / name, "--data", tree)
+        assert (code, error.count("\n"), name in error) == (2, 1, True), error
+    assert not (tmp_path / "marker").exists()
