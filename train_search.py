@@ -253,9 +253,10 @@ def search_cells(run: Run) -> None:
     """Compare, move and save until the generations are over."""
     pairs = run.config.generations * run.config.pop_size // 2
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
+    loggers = [run.folder.log] if distributed.is_main() else []  # it would make the others print, too
     done = len(run.record.history)
     with (
-        logging_redirect_tqdm([run.folder.log]),
+        logging_redirect_tqdm(loggers),
         tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar,
     ):
         while group := run.search.ask():
