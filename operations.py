@@ -11,10 +11,186 @@ edges.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """The same images (N, C, H, W) in channels_last memory, one-channel images too.
+
+    With one channel both layouts fit the memory, and PyTorch would go on with the slow one.
+    """
+    if x.shape[1] == 1:
+        return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _quick(x: Tensor) -> bool:
+    """Whether the autograd functions below are used for `x`: measured to pay for float32 on the CPU.
+
+    A compiler or exporter sees PyTorch's own functions, and autocast chooses the precision of those alone.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"))
+    )
+
+
+def _zeros(like: Tensor, shape: torch.Size) -> Tensor:
+    """Zeros of `shape` (N, C, H, W) in channels_last memory."""
+    empty = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return empty.zero_()
+
+
+class Concatenation(torch.autograd.Function):
+    """`torch.cat(tensors, 1)` whose gradients are dense.
+
+    PyTorch hands back slices of the gradient. Batch-norm's backward pass on the CPU takes twenty times
+    longer on a slice than on a dense tensor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.sizes = [tensor.shape[1] for tensor in tensors]
+        return torch.cat(tensors, dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        parts = gradient.split(ctx.sizes, dim=1)
+        return tuple(part.contiguous(memory_format=torch.channels_last) for part in parts)
+
+
+def concatenate(tensors: list[Tensor]) -> Tensor:
+    """Tensors (N, C_i, H, W) side by side as (N, sum of C_i, H, W)."""
+    return Concatenation.apply(*tensors) if _quick(tensors[0]) else torch.cat(tensors, dim=1)
+
+
+class Halves(torch.autograd.Function):
+    """Every second pixel of every second row, from (0, 0) and from (1, 1).
+
+    (N, C, H, W) gives two tensors (N, C, ceil(H/2), ceil(W/2)). Where H or W is odd, zeros complete the
+    second. The gradient is filled in one go; indexing would make a tensor of zeros for each step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.shape = x.shape
+        second = x[:, :, 1::2, 1::2]
+        if x.shape[2] % 2 or x.shape[3] % 2:
+            second = F.pad(second, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        return to_channels_last(x[:, :, ::2, ::2]), to_channels_last(second)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        gradient = _zeros(first, ctx.shape)
+        gradient[:, :, ::2, ::2] = first
+        odd = gradient[:, :, 1::2, 1::2]
+        odd.copy_(second[:, :, : odd.shape[2], : odd.shape[3]])
+        return gradient
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `Halves` says, for any device."""
+    if _quick(x):
+        return Halves.apply(x)
+    second = F.pad(x[:, :, 1:, 1:], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+    return x[:, :, ::2, ::2], second[:, :, ::2, ::2]
+
+
+def _split_phases(x: Tensor) -> Tensor:
+    """Every second row and column, four images of one: (N, C, H, W) -> (4N, C, ceil(H/2), ceil(W/2))."""
+    N, C, H, W = x.shape
+    if H % 2 or W % 2:  # a row or column of zeros is what a convolution sees beyond the border anyway
+        x = F.pad(x, (0, W % 2, 0, H % 2))
+        H, W = x.shape[2:]
+    pixels = x.permute(0, 2, 3, 1).reshape(N, H // 2, 2, W // 2, 2, C)
+    return pixels.permute(2, 4, 0, 1, 3, 5).reshape(4 * N, H // 2, W // 2, C).permute(0, 3, 1, 2)
+
+
+def _merge_phases(phases: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `_split_phases`, for images of `shape` (N, C, H, W)."""
+    N, C, H, W = shape
+    h, w = phases.shape[2:]
+    pixels = phases.permute(0, 2, 3, 1).reshape(2, 2, N, h, w, C).permute(2, 3, 0, 4, 1, 5)
+    merged = pixels.reshape(N, 2 * h, 2 * w, C).permute(0, 3, 1, 2)
+    return merged if (2 * h, 2 * w) == (H, W) else to_channels_last(merged[:, :, :H, :W])
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution of "same" padding on the CPU, (N, C, H, W) -> (N, C, ceil(H/stride), ...).
+
+    PyTorch's backward pass is slow for dilated kernels. A kernel of dilation 2 never mixes even with odd
+    rows or columns, so it is an ordinary one on the four phases of the image; with stride 2 only one phase
+    is read at all. The gradient of kernels wider than 3 is slow as well: it is worked out three columns at a
+    time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+        ctx.shape, ctx.stride, ctx.dilation = x.shape, stride, dilation
+        if dilation == 2:
+            x = _split_phases(x) if stride == 1 else to_channels_last(x[:, :, ::2, ::2])
+            stride = 1
+        ctx.save_for_backward(x, weight)
+        out = F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, x.shape[1])
+        return _merge_phases(out, ctx.shape) if dilation == 2 and ctx.stride == 1 else out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        phases = ctx.dilation == 2 and ctx.stride == 1
+        gradient = _split_phases(gradient) if phases else to_channels_last(gradient)
+        stride = 1 if ctx.dilation == 2 else ctx.stride
+        for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            for_x = _convolution_backward(gradient, x, weight, stride, weight.shape[2] // 2, of_input=True)
+            if phases:
+                for_x = _merge_phases(for_x, ctx.shape)
+            elif ctx.dilation == 2:
+                spread = _zeros(x, ctx.shape)
+                spread[:, :, ::2, ::2] = for_x
+                for_x = spread
+        if ctx.needs_input_grad[1]:
+            for_weight = _depthwise_weight_gradient(gradient, x, weight, stride)
+        return for_x, for_weight, None, None
+
+
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int | tuple[int, int], of_input: bool
+) -> Tensor:
+    """The gradient of a depthwise convolution's input, or else of its weight."""
+    pad = [padding, padding] if isinstance(padding, int) else list(padding)
+    mask = [of_input, not of_input, False]
+    found = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [stride, stride], pad, [1, 1], False, [0, 0], x.shape[1], mask
+    )
+    return found[0] if of_input else found[1]
+
+
+def _depthwise_weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The weight's gradient (C, 1, k, k), three columns of the kernel at a time where that is quicker.
+
+    The columns from `left` on are a narrower convolution over the same rows. Its padding of `width - 1`
+    makes the output start `offset + width - 1` columns earlier than ours, so the gradient moves by as much.
+    """
+    k = weight.shape[2]
+    if k <= 3 or stride != 1 or x.shape[3] <= k // 2:
+        return _convolution_backward(gradient, x, weight, stride, k // 2, of_input=False)
+    parts = []
+    for left in range(0, k, 3):
+        part = weight[:, :, :, left : left + 3]
+        width, offset = part.shape[3], left - k // 2
+        moved = to_channels_last(F.pad(gradient, (offset + width - 1, -offset)))
+        parts.append(_convolution_backward(moved, x, part, 1, (k // 2, width - 1), of_input=False))
+    return torch.cat(parts, dim=3)
 
 
 class Convolution(nn.Conv2d):
@@ -36,12 +212,23 @@ class Convolution(nn.Conv2d):
     ) -> None:
         super().__init__(C_in, C_out, kernel, stride, padding, dilation, groups, bias=False)
         self._padding = (padding, padding) if isinstance(padding, int) else padding
+        # What `_Depthwise` does: odd square kernels, "same" padding, and one of the two cases that it makes
+        # faster.
+        self._quick = (
+            groups == C_in == C_out
+            and isinstance(kernel, int)
+            and padding == dilation * (kernel // 2)
+            and dilation in (1, 2)
+            and (dilation == 2 or kernel > 3)
+        )
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
             super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._quick and _quick(x):
+            return _Depthwise.apply(x, self.weight, self.stride[0], self.dilation[0])
         if x.is_meta:
             shape = zip(x.shape[2:], self.kernel_size, self.stride, self._padding, self.dilation, strict=True)
             size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in shape]
@@ -142,16 +329,14 @@ class FactorizedReduce(ReLUFirst):
     def __init__(self, C_in: int, C_out: int, affine: bool = True) -> None:
         super().__init__()
         self.relu = nn.ReLU()
-        self.conv_1 = Convolution(C_in, C_out // 2, 1, stride=2)
-        self.conv_2 = Convolution(C_in, C_out - C_out // 2, 1, stride=2)
+        # Of stride 1, as `Halves` has left out the pixels between already.
+        self.conv_1 = Convolution(C_in, C_out // 2, 1)
+        self.conv_2 = Convolution(C_in, C_out - C_out // 2, 1)
         self.bn = BatchNorm(C_out, affine=affine)
 
     def after_relu(self, x: Tensor) -> Tensor:
-        shifted = x[:, :, 1:, 1:]
-        odd_height, odd_width = x.shape[2] % 2, x.shape[3] % 2
-        if odd_height or odd_width:
-            shifted = F.pad(shifted, (0, odd_width, 0, odd_height))
-        return self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+        even, odd = halves(x)
+        return self.bn(concatenate([self.conv_1(even), self.conv_2(odd)]))
 
 
 class ConvPair(nn.Sequential):
