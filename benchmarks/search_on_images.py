@@ -1,0 +1,266 @@
+"""Searches of equal cost on real images, their winners trained from scratch in the same way and tested.
+
+    python benchmarks/search_on_images.py --out runs/compared --set digits --pop_size 10 --trainings 40
+    torchrun --standalone --nproc_per_node 2 benchmarks/search_on_images.py --out runs/compared --json a.json
+
+Every flag of train_search.py may be given. Each strategy has as many candidate trainings as the others: the
+predictor of `ours` decides pairs without training, so that search goes on for more generations. Finalists and
+winners, too, train equally long. Each search is a run folder in --out, so a comparison that was stopped goes
+on when it is started again, and strategies or seeds may be shared out to several commands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+import measure
+import numpy as np
+import threadpoolctl
+import torch
+import tyro
+from found_cell import test_errors
+
+import data
+import distributed
+import genotypes
+import train_search
+from encoding import CellSpace
+from finalists import train_finalists, winner
+from genotypes import Genotype
+from run_folder import SETTINGS, RunFolder, read_settings
+from search_record import Record, Run, save, take_up
+from utils import check_range, derive_seed, run_script, write_atomically
+
+SET_HERE = "seed generations strategy rank screen decide save resume record".split()  # noqa: SIM905
+NO_PREDICTOR = {"rank": False, "screen": False, "decide": False}
+STRATEGIES: dict[str, dict[str, Any]] = {  # what differs from the flags
+    "ours": {},
+    "slow_fast": NO_PREDICTOR,  # as published
+    "random": NO_PREDICTOR | {"strategy": "random"},
+    "alone": NO_PREDICTOR | {"strategy": "random"},  # no weight set: see `cells_to_train`
+}
+BASELINE = "slow_fast"
+COSTS = ("trainings", "epochs_of_finalists")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare searches of equal cost."""
+
+    out: str
+    """folder of the searches; what it holds already is not done again"""
+    search: Annotated[train_search.Config, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=train_search.Config
+    )
+    """the flags of train_search.py"""
+    strategies: tuple[str, ...] = ("ours", "slow_fast", "random")
+    """ours, slow_fast (as published), random, alone (random cells trained from scratch, no weight set)"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one search of each strategy for each; a seed has its own images, split and start values"""
+    trainings: int = 200
+    """candidate trainings, each an epoch, of a search"""
+    repeats: int = 2
+    """trainings of each winner for the test, from other start values than the finalists'"""
+    test_images: int | None = None
+    """use only so many of the test images"""
+    json: str | None = None
+    """write the result to this file, which must not exist"""
+
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be measured."""
+        self.search.check()
+        check_range(self, "trainings", self.search.pop_size)
+        check_range(self, "repeats", 1)
+        check_range(self, "test_images", 2)
+        for name in self.strategies:
+            if name not in STRATEGIES:
+                raise ValueError(f"--strategies {name}: allowed are {', '.join(STRATEGIES)}")
+        if not self.strategies or not self.seeds or min(self.seeds) < 0:
+            raise ValueError("--strategies, --seeds: at least one of each, seeds from 0")
+        for name in SET_HERE:
+            if getattr(self.search, name) != getattr(train_search.Config, name):
+                raise ValueError(f"--{name}: has no effect here, where the comparison sets it")
+        measure.check_output(self.json)
+
+    def settings(self, strategy: str, seed: int) -> train_search.Config:
+        """The settings of one search. Its generations are more than it can need: its trainings end it."""
+        return dataclasses.replace(self.search, seed=seed, generations=self.trainings, **STRATEGIES[strategy])
+
+
+def open_run(settings: train_search.Config, path: Path, device: torch.device) -> tuple[Run, data.ImageSet]:
+    """The search in the folder `path`, taken up where it stopped or begun, and the test images.
+
+    Raises ValueError where the folder holds a search of other settings.
+    """
+    task, test = train_search.load_task(settings, device)
+    full_size = task.full_size(settings.full_channels, settings.full_layers)
+    weight_set = task.weight_set(settings.init_channels, settings.layers, "weight set")
+    search = train_search.make_search(settings, full_size)
+    run = Run(settings, task, search, weight_set, full_size, RunFolder(path), Record())
+    if (path / SETTINGS).exists():
+        if read_settings(path, train_search.Config) != settings:
+            raise ValueError(f"{path}: a search with other settings is there; choose another folder")
+        take_up(run)
+    else:
+        run.folder.create(settings)
+    return run, test.to(device)
+
+
+def trainings(run: Run) -> int:
+    """How many candidates this search has trained."""
+    return 2 * sum(row["decided_by"] != "predictor" for row in run.record.history)
+
+
+def search_cells(run: Run, limit: int) -> None:
+    """Search until so many candidates are trained; the schedules follow what is spent."""
+    while (spent := trainings(run)) < limit and (group := run.search.ask()):
+        train_search.search_group(run, group, progress=spent / limit)
+        save(run)
+
+
+def cells_to_train(config: Config, strategy: str, run: Run) -> list[Genotype]:
+    """The finalists, equally many for each strategy.
+
+    Without a weight set (`alone`) all are random, and the epochs of the search train more of them.
+    """
+    count = run.config.finalists
+    if strategy == "alone":
+        space = CellSpace(distinct_inputs=run.config.distinct_inputs)
+        rng = np.random.default_rng(derive_seed(run.config.seed, "alone") % 2**32)
+        more = config.trainings // run.config.final_epochs
+        return [space.decode(space.sample(rng)) for _ in range(count + more)]
+    cells = run.search.finalists(count)
+    # The cell of lowest loss comes last, as one more, where the predictor did not choose it.
+    return cells if len(cells) <= count else [*cells[: count - 1], cells[-1]]
+
+
+def result_of(config: Config, strategy: str, seed: int, device: torch.device) -> dict[str, Any]:
+    """One search, its winner and the winner's test errors; read where it is done already."""
+    path = Path(config.out) / f"{strategy}-{seed}"
+    run, test = open_run(config.settings(strategy, seed), path, device)
+    done = path / "result.json"
+    asked = {"repeats": config.repeats, "test_images": config.test_images or len(test)}
+    if done.exists():
+        result: dict[str, Any] = json.loads(done.read_text())
+        if {name: result[name] for name in asked} == asked:
+            return result
+    test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(seed)))
+    test = test.subset(torch.arange(asked["test_images"]))
+    log = run.folder.start_log()
+    log.info(f"{path}: {trainings(run)} of {config.trainings} candidates are trained")
+    if strategy != "alone":
+        search_cells(run, config.trainings)
+    train_finalists(run, cells_to_train(config, strategy, run))
+    best = winner(run.record.finalists)
+    errors = []
+    for repeat in range(config.repeats):
+        task = run.task._replace(seed=derive_seed(seed, "test", repeat))
+        errors += test_errors(task, test, [best.genotype], run.config)
+    log.info(f"test errors {', '.join(f'{error:.2%}' for error in errors)}")
+    result = {
+        "strategy": strategy,
+        "seed": seed,
+        **asked,
+        "test_error": statistics.mean(errors),
+        "test_errors": errors,
+        "validation_loss": best.trained.loss,
+        "validation_error": best.trained.error,
+        **describe(run, best.genotype),
+    }
+    if distributed.is_main():
+        write_atomically(done, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def describe(run: Run, cell: Genotype) -> dict[str, Any]:
+    """What a search cost and found."""
+    history = run.record.history
+    decisions = dict.fromkeys(("training", "audit", "predictor"), 0)
+    for row in history:
+        decisions[row["decided_by"]] += 1
+    return {
+        "genotype": genotypes.to_dict(cell),
+        "trainings": trainings(run),
+        "epochs_of_finalists": len(run.record.finalists) * run.config.final_epochs,
+        "generations": run.search.generation,
+        "decided_by": decisions,
+        "finalist_errors": [finalist.trained.error for finalist in run.record.finalists],
+        "parameters": sum(weights.numel() for weights in run.weight_set.network(cell).parameters()),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sd (None for a single value), n and the values."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "sd": sd, "n": len(values), "values": list(values)}
+
+
+def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Test errors of each strategy over the seeds, and their differences to the published search's."""
+    summary: dict[str, Any] = {}
+    for name, runs in results.items():
+        errors = [run["test_error"] for run in runs]
+        summary[name] = {"test_error": spread(errors)}
+        if name != BASELINE and BASELINE in results:
+            pairs = zip(errors, (run["test_error"] for run in results[BASELINE]), strict=True)
+            summary[name][f"difference_to_{BASELINE}"] = spread([error - other for error, other in pairs])
+    return summary
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """A line for each strategy; errors in percent, costs in epochs of a search."""
+    head = (
+        "strategy",
+        "test error",
+        "sd",
+        "n",
+        f"minus {BASELINE}",
+        "sd",
+        "trainings",
+        "finalists",
+        "predicted",
+    )
+    lines = ["  ".join(head)]
+    for name, entry in summarise(results).items():
+        runs, error = results[name], entry["test_error"]
+        minus = entry.get(f"difference_to_{BASELINE}", {"mean": None, "sd": None})
+        figures = [_percent(x) for x in (error["mean"], error["sd"])] + [str(error["n"])]
+        figures += [_percent(minus["mean"], sign="+"), _percent(minus["sd"])]
+        figures += [f"{statistics.mean(run[key] for run in runs):.1f}" for key in COSTS]
+        pairs = sum(sum(run["decided_by"].values()) for run in runs)
+        figures.append(f"{sum(run['decided_by']['predictor'] for run in runs) / max(1, pairs):.0%}")
+        columns = [f"{text:>{len(title)}}" for text, title in zip(figures, head[1:], strict=True)]
+        lines.append("  ".join([f"{name:{len(head[0])}}", *columns]))
+    return "\n".join(lines)
+
+
+def _percent(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{100 * value:{sign}.2f}"
+
+
+def main(config: Config) -> None:
+    device = distributed.init(config.search.device)
+    torch.set_num_threads(config.search.threads)
+    threadpoolctl.threadpool_limits(1, "blas")  # as in train_search.py
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.strategies}
+    for seed in config.seeds:
+        for name in config.strategies:
+            results[name].append(result_of(config, name, seed, device))
+    if distributed.is_main():
+        print(table(results))
+        found = {"strategies": summarise(results), "searches": results}
+        measure.write(config.json, measure.provenance(asdict(config)) | found)
+    distributed.close()
+
+
+if __name__ == "__main__":
+    run_script(main, Config)

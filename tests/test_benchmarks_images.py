@@ -1,0 +1,95 @@
+"""The benchmarks on real images, on the 8x8 digits: each runs once as its user would."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from search_on_images import Config, open_run, result_of  # noqa: E402
+
+from utils import parse  # noqa: E402
+
+SMALL = "--set digits --images 80 --pop_size 4 --init_channels 4 --layers 3 --batch_size 20"
+FLAGS = f"{SMALL} --trainings 8 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
+
+
+def run(script, *arguments):
+    command = [sys.executable, f"benchmarks/{script}.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A folder of two searches, and the result of the benchmark that made them."""
+    folder = tmp_path_factory.mktemp("images")
+    arguments = ["--out", folder / "searches", *FLAGS.split(), "--strategies", "ours", "slow_fast"]
+    done = run("search_on_images", *arguments, "--json", folder / "a.json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads((folder / "a.json").read_text())
+
+
+def test_strategies_spend_the_same_and_differences_are_those_of_the_seeds(searched):
+    folder, result = searched
+    searches = {name: runs[0] for name, runs in result["searches"].items()}
+    assert {search["trainings"] for search in searches.values()} == {8}
+    assert {search["epochs_of_finalists"] for search in searches.values()} == {2}
+    history = list(csv.DictReader((folder / "searches" / "ours-0" / "history.csv").open()))
+    assert 2 * sum(row["loss_a"] != "" for row in history) == 8
+    errors = {name: entry["test_error"]["values"] for name, entry in result["strategies"].items()}
+    difference = result["strategies"]["ours"]["difference_to_slow_fast"]
+    assert difference["values"] == [errors["ours"][0] - errors["slow_fast"][0]]
+    assert difference["n"] == 1
+    assert 0 <= errors["ours"][0] <= 1
+    assert errors["ours"] == [searches["ours"]["test_error"]]
+
+
+def test_what_was_done_is_not_done_again_and_a_lost_result_is_the_same_again(searched):
+    folder, result = searched
+    config = parse(Config, ["--out", str(folder / "searches"), *FLAGS.split()])
+    first, second = (folder / "searches" / name for name in ("ours-0", "slow_fast-0"))
+    before = (first / "log.txt").read_text()
+    assert result_of(config, "ours", 0, torch.device("cpu")) == result["searches"]["ours"][0]
+    assert (first / "log.txt").read_text() == before
+    (second / "result.json").unlink()
+    assert result_of(config, "slow_fast", 0, torch.device("cpu")) == result["searches"]["slow_fast"][0]
+    with pytest.raises(ValueError, match="other settings"):
+        open_run(config.settings("slow_fast", 0), first, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--seed 3", "--seed: has no effect here"),
+        ("--no_decide", "--decide: has no effect here"),
+        ("--strategies best", "--strategies best: allowed are ours"),
+        ("--pop_size 4 --trainings 2", "--trainings 2: must be at least 4"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(flags, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(Config, ["--out", str(tmp_path), *flags.split()])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_weight_set_correlates_every_estimate_and_leaves_the_run_alone(searched):
+    folder, _ = searched
+    search = folder / "searches" / "ours-0"
+    before = {path.name: path.read_bytes() for path in search.iterdir()}
+    arguments = ["--run", search, "--cells", 3, "--repeats", 2, "--recalibrate", 1, "--test_images", 50]
+    done = run("weight_set", *arguments, "--resamples", 20, "--json", folder / "c.json")
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in search.iterdir()} == before
+    result = json.loads((folder / "c.json").read_text())
+    assert [cell["group"] for cell in result["cells"]] == ["random"] * 3 + ["good"] * 3
+    losses = [tuple(cell["losses"].values()) for cell in result["cells"]]
+    assert all(len(set(values)) == 4 for values in losses), "four different estimates of each cell"
+    kendall = result["correlations"]["all"]["epoch"]["kendall"]
+    assert -1 <= kendall["low"] <= kendall["value"] <= kendall["high"] <= 1
