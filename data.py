@@ -12,6 +12,7 @@ An epoch draws all its random numbers at once from a CPU generator, so CPU and C
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -369,6 +370,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             ],
             num_workers=workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_leave_stopping_to_the_parent,
             pin_memory=device.type == "cuda",
             generator=generator,  # else it draws from the global one
         )
@@ -381,3 +383,9 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; workers end with their parent, without a traceback each."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
