@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -
         older = previous(path)
         spare = path.with_name(f".{older.name}")
         spare.unlink(missing_ok=True)
-        os.link(path, spare)
+        try:
+            os.link(path, spare)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, spare)
         os.replace(spare, older)
     write_atomically(path, buffer.getvalue())
 

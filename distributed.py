@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -23,6 +24,8 @@ def init(device: str = "auto") -> torch.device:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+        raise ValueError(f"--device {device!r}: allowed are auto, cpu, cuda and cuda:N")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -41,6 +44,18 @@ def init(device: str = "auto") -> torch.device:
 def close() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def stopped(error: BaseException) -> bool:
+    """Whether an exception means that this process was told to stop, or that another one is gone."""
+    lost = world_size() > 1 and isinstance(error, RuntimeError) and "onnection" in str(error)
+    return lost or isinstance(error, KeyboardInterrupt)
+
+
+def stop_calmly() -> None:
+    """Ignore further Ctrl-C and SIGTERM, so that the last words are not cut short."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
 
 
 def rank() -> int:

@@ -71,8 +71,11 @@ def train_finalists(run: Run, cells: Sequence[Genotype]) -> None:
 
 def finish(run: Run, test: data.ImageSet) -> None:
     """Train the finalists from scratch, choose one, test it, write it down and record it."""
-    config, log = run.config, run.folder.log
-    train_finalists(run, run.search.finalists(config.finalists))
+    config = run.config
+    cells = run.search.finalists(config.finalists)
+    if not cells:
+        raise ValueError("every candidate's training diverged: choose a lower --learning_rate")
+    train_finalists(run, cells)
     best = winner(run.record.finalists)
     size = {"C": config.init_channels, "layers": config.layers}
     network = trained_network(run.task, best, **size)
@@ -80,11 +83,41 @@ def finish(run: Run, test: data.ImageSet) -> None:
     if not distributed.is_main():
         return
     write_winner(run, best, network, tested)
-    if config.record:
-        genotypes.record(config.record, best.genotype)
-        log.info(f"recorded in genotypes.py; go on with: train.py --arch {config.record}")
-    else:
-        log.info(f"go on with: train.py --arch {run.folder.path}")
+    record_winner(run)
+
+
+def record_winner(run: Run) -> None:
+    """Record the winner under `--record`, if it is not, and say how to go on."""
+    name = run.config.record
+    if name and not is_recorded(run):
+        genotypes.record(name, genotypes.lookup(run.folder.path))
+        run.folder.log.info(f"recorded in genotypes.py as {name}")
+    run.folder.log.info(f"go on with: train.py --arch {name or run.folder.path}")
+
+
+def is_recorded(run: Run) -> bool:
+    """Whether `--record NAME` names this run's winner already."""
+    name, file = run.config.record, run.folder.path / "genotype.json"
+    if name not in genotypes.names() or not file.is_file():
+        return False
+    return genotypes.lookup(name) == genotypes.lookup(file)
+
+
+def check_name(run: Run) -> None:
+    """Raise ValueError where the winner could not be recorded under `--record`."""
+    if run.config.record and distributed.is_main() and not is_recorded(run):
+        genotypes.check_new_name(run.config.record)
+
+
+def finished_before(run: Run) -> bool:
+    """Whether the run has its winner; if so it is named, and recorded if `--record` asks for it."""
+    files = [run.folder.path / name for name in ("genotype.json", "report.html")]  # the last two written
+    if not distributed.broadcast_object(all(file.is_file() for file in files)):
+        return False
+    if distributed.is_main():
+        run.folder.log.info(f"finished already; winner: {genotypes.to_json(genotypes.lookup(files[0]))}")
+        record_winner(run)
+    return True
 
 
 def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: training.Evaluation) -> None:

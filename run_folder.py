@@ -1,25 +1,29 @@
 """The folder of a run: its settings, log, tables and checkpoint, and how a run is taken up again.
 
-folder = RunFolder.create("runs/first", config)       # refuses a folder that holds anything
+folder = RunFolder("runs/first")
+folder.create(config)                     # refuses a folder that holds anything
 folder.write_table("history.csv", rows)
-config, folder = resume(Config)                        # from `--resume RUN` and the other flags
+config = resume(given, free=("device",))  # the settings of the run that `--resume` names, checked
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import logging
+import os
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import distributed
-from utils import parse, write_atomically
+from utils import parse, temporary_files, write_atomically
 
 Config = TypeVar("Config")
 SETTINGS, LOG, CHECKPOINT = "config.json", "log.txt", "checkpoint.pt"
@@ -32,19 +36,80 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoint = self.path / CHECKPOINT
         self.log = logging.getLogger("pairnas")
+        self._unlock: weakref.finalize[[int], RunFolder] | None = None
 
     def create(self, config: Any) -> None:
-        """Make the folder, with the settings in it. Raises ValueError where it exists and holds anything."""
-        taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
-        if distributed.broadcast_object(taken):
-            raise ValueError(
-                f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
-            )
+        """Make the folder, with the settings in it, and lock it.
+
+        Raises ValueError where it exists and holds anything, OSError where it cannot be made.
+        """
+        error = None
         if distributed.is_main():
+            try:
+                self._create(config)
+            except (ValueError, OSError) as raised:
+                error = raised
+        self._raise_everywhere(error)
+
+    def _create(self, config: Any) -> None:
+        taken = f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise ValueError(taken)
             self.path.mkdir(parents=True, exist_ok=True)
-            settings = dataclasses.asdict(config)
-            write_atomically(self.path / SETTINGS, json.dumps(settings, indent=1) + "\n")
-        distributed.barrier()
+            self._take_lock()
+            if any(self.path.iterdir()):
+                raise ValueError(taken)
+        except OSError as error:
+            raise OSError(f"--save {self.path}: cannot be made: {error.strerror or error}") from None
+        settings = dataclasses.asdict(config)
+        write_atomically(self.path / SETTINGS, json.dumps(settings, indent=1) + "\n")
+
+    def lock(self) -> None:
+        """Keep other programs out of the folder until this one ends, and sweep up after one that was killed.
+
+        Raises ValueError where another program works in the folder.
+        """
+        error = None
+        if distributed.is_main() and self._unlock is None:
+            try:
+                self._take_lock()
+                for file in temporary_files(self.path):
+                    file.unlink()
+            except (ValueError, OSError) as raised:
+                error = raised
+        self._raise_everywhere(error)
+
+    def _take_lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            return
+        # On the folder itself: no file is left behind, and the system frees it however the program ends.
+        descriptor = os.open(self.path, os.O_RDONLY)
+        self._unlock = weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.unlock()
+            raise ValueError(f"{self.path}: another program works in this folder just now") from None
+        except OSError:  # network drives may have no locks
+            return
+
+    def unlock(self) -> None:
+        """Let other programs in."""
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
+
+    @staticmethod
+    def _raise_everywhere(error: ValueError | OSError | None) -> None:
+        """Raise what went wrong in the first process in all of them."""
+        kind, text = distributed.broadcast_object((type(error), str(error)))
+        if issubclass(kind, OSError):
+            raise OSError(text)
+        if issubclass(kind, ValueError):
+            raise ValueError(text)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A CSV file with a column for every key of the first row; floats in full precision."""
@@ -57,16 +122,40 @@ class RunFolder:
         write_atomically(self.path / name, text.getvalue())
 
     def start_log(self) -> logging.Logger:
-        """Let `self.log` append to log.txt and print; it is silent in all processes but the first."""
+        """Let `self.log` append to log.txt and print; it is silent in all processes but the first.
+
+        Locks the folder. Raises ValueError where another program works in it.
+        """
+        self.lock()
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
         self.log.handlers = [logging.NullHandler()]
         if distributed.is_main():
-            to_file = logging.FileHandler(self.path / LOG)
+            to_file = _LogFile(self.path / LOG)
             to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-            to_screen = logging.StreamHandler(sys.stdout)
+            to_screen = _Screen(sys.stdout)
             self.log.handlers = [to_file, to_screen]
         return self.log
+
+
+class _LogFile(logging.FileHandler):
+    """Raises what goes wrong in writing (a full disk), where `logging` would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        with contextlib.suppress(OSError):
+            self.close()  # it may try to write what is left
+        if isinstance(error, OSError):
+            raise OSError(f"{self.baseFilename}: cannot be written: {error.strerror or error}") from None
+        super().handleError(record)
+
+
+class _Screen(logging.StreamHandler):
+    """Goes on where nobody reads any more (`| head`): the log file has every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def new_name(what: str) -> str:
@@ -81,13 +170,29 @@ def read_settings(path: str | Path, config: type[Config]) -> Config:
         raise ValueError(f"--resume {path}: no run is there ({file} is missing)")
     try:
         stored = json.loads(file.read_text())
-        return config(**stored)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError(f"{file}: damaged: it is no JSON") from None
-    except TypeError as error:
-        raise ValueError(
-            f"{file}: written by another program or version: {str(error).split('() ')[-1]}"
-        ) from None
+    if not isinstance(stored, dict):
+        raise ValueError(f"{file}: damaged: it holds a {type(stored).__name__}, not a run's settings")
+    hints = get_type_hints(config)
+    unknown = sorted(set(stored) - set(hints))
+    if unknown or not stored:
+        raise ValueError(f"{file}: written by another program or version: no flags {', '.join(unknown)}")
+    for name, value in stored.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{file}: damaged: {name} cannot be {json.dumps(value)[:80]}")
+    return config(**stored)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of a flag's type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):  # int | None
+        return any(_fits(value, option) for option in get_args(hint))
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
 
 
 def resume(given: Config, free: Sequence[str], args: Sequence[str] | None = None) -> Config:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
+import torch
 
 import checkpoint
 import distributed
@@ -23,6 +24,7 @@ from paired_search import Comparison, Outcome, PairedSearch
 from run_folder import RunFolder
 
 Row = dict[str, Any]
+FREE = ("data", "device", "record")  # flags of train_search.py that may differ when a run is taken up again
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def save(run: Run) -> None:
     state = {
         "kind": "search",
         "images": _fingerprint(run.task),
+        "settings": _settings(run.config),
+        "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
         "search": run.search.state_dict(),
         "weights": run.weight_set.state_dict(),
         "history": record.history,
@@ -129,13 +133,20 @@ def write_tables(run: Run) -> None:
 def take_up(run: Run) -> str | None:
     """Go on from the folder's newest good checkpoint; a run stopped before its first one starts anew.
 
-    Returns what was wrong with a newer checkpoint, if anything was. Raises ValueError where none is good, or
-    where the images are not the ones that the run began with.
+    Returns what was wrong with a newer checkpoint, if anything was. Raises ValueError where none is good,
+    where it is another run's, where the images are not the ones that the run began with, or where another
+    program works in the folder.
     """
+    run.folder.lock()
     path = run.folder.checkpoint
     if not path.exists() and not checkpoint.previous(path).exists():
         return None
     state, problem = checkpoint.load_newest(path, "search")
+    missing = {"settings", "images", "search", "weights", "history", "generations", "finalists"} - set(state)
+    if missing:
+        raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
+    if state["settings"] != _settings(run.config):
+        raise ValueError(f"{path}: the checkpoint of a run with other settings than {run.folder.path}'s")
     if state["images"] != _fingerprint(run.task):
         raise ValueError(f"--resume {run.folder.path}: --data holds other images than the run began with")
     run.search.load_state_dict(_arrays(state["search"]))
@@ -147,6 +158,11 @@ def take_up(run: Run) -> str | None:
     ]
     write_tables(run)
     return problem
+
+
+def _settings(config: Any) -> Row:
+    """The settings that make a run what it is, wherever it runs."""
+    return {name: value for name, value in asdict(config).items() if name not in ("save", "resume", *FREE)}
 
 
 def _fingerprint(task: Task) -> list[int]:

@@ -28,11 +28,11 @@ import genotypes
 import training
 from candidates import Job, Task, Trained, compare, train_all
 from encoding import CellSpace
-from finalists import finish
+from finalists import check_name, finish, finished_before
 from model_search import FullSize
 from paired_search import Comparison, PairedSearch
 from run_folder import RunFolder, new_name, resume
-from search_record import Record, Run, save, take_up
+from search_record import FREE, Record, Run, save, take_up
 from utils import check_range, run_script
 
 
@@ -136,11 +136,13 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "generations pairs_per_sync init_channels layers finalists final_epochs threads", 1)
-        check_range(self, "full_channels full_layers", 1)
-        check_range(self, "pop_size batch_size", 2)
+        check_range(self, "pairs_per_sync", 1)
+        check_range(self, "generations finalists final_epochs", 1, 10**6)
+        check_range(self, "init_channels layers full_channels full_layers threads", 1, 1024)
+        check_range(self, "pop_size batch_size", 2, 10**5)
         check_range(self, "images", 4)
-        check_range(self, "seed recalibrate", 0)
+        check_range(self, "image_size", 8, 1024)
+        check_range(self, "seed recalibrate", 0, 2**63 - 1)
         check_range(self, "learning_rate final_learning_rate grad_clip", 0, open_low=True)
         check_range(self, "max_parameters max_multiply_adds", 0, open_low=True)
         check_range(self, "learning_rate_min momentum weight_decay audit_share", 0, 1)
@@ -151,7 +153,10 @@ class Config:
             raise ValueError(
                 f"--pairs_per_sync {self.pairs_per_sync}: at most --pop_size / 2 = {self.pop_size // 2}"
             )
-        if self.record is not None:
+        for name in ("save", "resume", "data"):
+            if getattr(self, name) == "":
+                raise ValueError(f"--{name}: needs a folder, not an empty text")
+        if self.record is not None and self.resume is None:  # a resumed run may have recorded its winner
             genotypes.check_new_name(self.record)
         if self.save is not None and self.resume is not None and self.save != self.resume:
             raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
@@ -167,7 +172,7 @@ class Config:
 def main(config: Config) -> None:
     device = distributed.init(config.device)
     if config.resume:
-        config = resume(config, free=("data", "device", "record"))
+        config = resume(config, FREE)
     torch.set_num_threads(config.threads)
     threadpoolctl.threadpool_limits(
         1, "blas"
@@ -178,10 +183,12 @@ def main(config: Config) -> None:
     search = make_search(config, full_size)
     folder = RunFolder(config.resume or config.save or new_name(config.set))
     run = Run(config, task, search, weight_set, full_size, folder, Record())
+    problem = None
     if config.resume:
         problem = take_up(run)
+        check_name(run)
     else:
-        problem = None
+        search.ask()  # says now if no cell keeps to the limits
         folder.create(config)
     log = folder.start_log()
     if problem:
@@ -191,20 +198,32 @@ def main(config: Config) -> None:
         f"{len(task.train)} images train, {len(task.validation)} compare, {len(test)} test"
     )
     try:
-        search_cells(run)
-        finish(run, test)
-    except KeyboardInterrupt:
+        if not (config.resume and finished_before(run)):
+            search_cells(run)
+            finish(run, test)
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not distributed.stopped(error):
+            raise
+        distributed.stop_calmly()
         log.info(f"stopped; go on with: train_search.py --resume {folder.path}")
-        raise
+        raise KeyboardInterrupt from None
     finally:
         distributed.close()
+        folder.unlock()
 
 
 def load_task(config: Config, device: torch.device) -> tuple[Task, data.ImageSet]:
     """The images that train and compare, with how candidates train; and the test images, still on the CPU."""
     images = data.load(config.set, config.data, "train", config.image_size)
     test = data.load(config.set, config.data, "test", config.image_size)
+    if config.images is not None and config.images > len(images):
+        raise ValueError(f"--images {config.images}: the training images are only {len(images)}")
     train, validation = data.split(len(images), config.train_portion, config.seed, config.images)
+    if min(len(train), len(validation)) < 2:
+        raise ValueError(
+            f"--train_portion {config.train_portion}: {len(train)} images would train and {len(validation)} "
+            "compare; needed are 2 or more of each"
+        )
     training_half = images.subset(train).to(device)
     task = Task(
         train=training_half,

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import tyro
 
 Config = TypeVar("Config")
+TEMPORARY = ".part"
 
 
 def parse(config: type[Config], args: Sequence[str] | None = None, default: Config | None = None) -> Config:
@@ -49,6 +51,8 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
         main(parsed)
     except (ValueError, OSError) as error:
         fail(str(error))
+    except MemoryError as error:
+        fail(f"not enough memory: {error}")
     except KeyboardInterrupt:
         fail("stopped", code=130)
 
@@ -57,6 +61,10 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line on stderr (from the first process only) and exit with `code`."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    else:
+        # torchrun stops all processes when one ends: the first one must have the time to say why.
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(10)
     sys.exit(code)
 
 
@@ -92,13 +100,14 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a file so that, at every moment, its old or its new content is there whole.
 
-    Raises OSError that names the file, e.g. for a full disk; the old content then stays.
+    Raises OSError that names the file, e.g. for a full disk; the old content then stays. A killed program
+    may leave a file behind whose name `temporary_files` knows.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -106,6 +115,12 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         os.chmod(temporary, 0o644)  # mkstemp makes it private; a result is as readable as any other file
         os.replace(temporary, path)
     except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """What `write_atomically` left in a folder when the program was killed."""
+    return sorted(folder.glob(f".*{TEMPORARY}"))
