@@ -1,6 +1,7 @@
 """What every benchmark shares: timings by turns, where they were measured, JSON that is never overwritten."""
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -71,6 +72,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
             "processor": processor,
             "cores": torch.get_num_threads(),
             "gflops_float32_matrix_product": round(matrix_product(), 1),
+            "load_average": os.getloadavg()[0],  # what else the machine was doing
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
