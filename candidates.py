@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,6 +76,40 @@ class Task(NamedTuple):
 
     def clean(self, images: data.ImageSet) -> training.Batches:
         return data.batches(images, self.batch_size, self.statistics, channels_last=self.channels_last)
+
+
+def load_task(config: Any, device: torch.device) -> tuple[Task, data.ImageSet]:
+    """What the flags of train_search.py say about images and training; and the test images, on the CPU.
+
+    Raises ValueError that names the flag where the images are not there, or too few.
+    """
+    images = data.load(config.set, config.data, "train", config.image_size)
+    test = data.load(config.set, config.data, "test", config.image_size)
+    if config.images is not None and config.images > len(images):
+        raise ValueError(f"--images {config.images}: the training images are only {len(images)}")
+    train, validation = data.split(len(images), config.train_portion, config.seed, config.images)
+    if min(len(train), len(validation)) < 2:
+        raise ValueError(
+            f"--train_portion {config.train_portion}: {len(train)} images would train and {len(validation)} "
+            "compare; needed are 2 or more of each"
+        )
+    training_half = images.subset(train).to(device)
+    task = Task(
+        train=training_half,
+        validation=images.subset(validation).to(device),
+        statistics=data.statistics_of(config.set, training_half),
+        augmentation=data.Augmentation.of(images, config.set, cutout=config.cutout),
+        device=device,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+        precision=training.choose_precision(device, config.precision),
+        channels_last=config.channels_last,
+        recalibrate=config.recalibrate,
+    )
+    return task, test
 
 
 class Trained(NamedTuple):

@@ -92,6 +92,17 @@ class Record:
         return min((loss for loss in losses if loss != "" and math.isfinite(loss)), default=math.inf)
 
 
+def in_one_line(row: Row, generations: int) -> str:
+    """A row of generations.csv for the log."""
+    text = f"generation {row['generation'] + 1}/{generations}: "
+    if row["mean_loss"] != "":
+        text += f"best loss {row['best_loss']:.4f}, mean {row['mean_loss']:.4f}, "
+    text += f"diversity {row['diversity']:.2f}, {row['predicted_share']:.0%} decided by the predictor"
+    if row["audits"]:
+        text += f" (right in {row['audit_accuracy']:.0%} of {row['audits']} audits)"
+    return f"{text}, {row['seconds']:.0f} s"
+
+
 class Run(NamedTuple):
     """What the parts of a search work with; `config` is train_search.py's."""
 

@@ -22,17 +22,16 @@ import tyro
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-import data
 import distributed
 import genotypes
 import training
-from candidates import Job, Task, Trained, compare, train_all
+from candidates import Job, Trained, compare, load_task, train_all
 from encoding import CellSpace
 from finalists import check_name, finish, finished_before
 from model_search import FullSize
 from paired_search import Comparison, PairedSearch
 from run_folder import RunFolder, new_name, resume
-from search_record import FREE, Record, Run, save, take_up
+from search_record import FREE, Record, Run, in_one_line, save, take_up
 from utils import check_range, run_script
 
 
@@ -162,9 +161,7 @@ class Config:
             raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
         no_limit = self.max_parameters is None and self.max_multiply_adds is None
         if no_limit and (self.full_channels, self.full_layers) != (36, 20):
-            raise ValueError(
-                "--full_channels, --full_layers: no effect without --max_parameters or --max_multiply_adds"
-            )
+            raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
         if self.audit_share != 0.1 and not self.decide:
             raise ValueError(f"--audit_share {self.audit_share}: no effect with --no_decide")
 
@@ -176,16 +173,15 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     threadpoolctl.threadpool_limits(
         1, "blas"
-    )  # the predictor's sums must not depend on how many processes run
+    )  # the predictor's sums must not depend on the processes' number
     task, test = load_task(config, device)
     weight_set = task.weight_set(config.init_channels, config.layers, "weight set")
     full_size = task.full_size(config.full_channels, config.full_layers)
     search = make_search(config, full_size)
     folder = RunFolder(config.resume or config.save or new_name(config.set))
     run = Run(config, task, search, weight_set, full_size, folder, Record())
-    problem = None
+    problem = take_up(run) if config.resume else None
     if config.resume:
-        problem = take_up(run)
         check_name(run)
     else:
         search.ask()  # says now if no cell keeps to the limits
@@ -210,37 +206,6 @@ def main(config: Config) -> None:
     finally:
         distributed.close()
         folder.unlock()
-
-
-def load_task(config: Config, device: torch.device) -> tuple[Task, data.ImageSet]:
-    """The images that train and compare, with how candidates train; and the test images, still on the CPU."""
-    images = data.load(config.set, config.data, "train", config.image_size)
-    test = data.load(config.set, config.data, "test", config.image_size)
-    if config.images is not None and config.images > len(images):
-        raise ValueError(f"--images {config.images}: the training images are only {len(images)}")
-    train, validation = data.split(len(images), config.train_portion, config.seed, config.images)
-    if min(len(train), len(validation)) < 2:
-        raise ValueError(
-            f"--train_portion {config.train_portion}: {len(train)} images would train and {len(validation)} "
-            "compare; needed are 2 or more of each"
-        )
-    training_half = images.subset(train).to(device)
-    task = Task(
-        train=training_half,
-        validation=images.subset(validation).to(device),
-        statistics=data.statistics_of(config.set, training_half),
-        augmentation=data.Augmentation.of(images, config.set, cutout=config.cutout),
-        device=device,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        grad_clip=config.grad_clip,
-        precision=training.choose_precision(device, config.precision),
-        channels_last=config.channels_last,
-        recalibrate=config.recalibrate,
-    )
-    return task, test
 
 
 def make_search(config: Config, full_size: FullSize) -> PairedSearch:
@@ -316,7 +281,7 @@ def search_group(run: Run, group: list[Comparison], progress: float) -> None:
         merge(run, comparison, fast, a, b)
     if run.search.generation > generation:
         row = run.record.end_generation(run.search, learning_rate, drop_path_prob)
-        run.folder.log.info(describe(row, config.generations))
+        run.folder.log.info(in_one_line(row, config.generations))
 
 
 def merge(run: Run, comparison: Comparison, fast: str | None, a: Trained, b: Trained) -> None:
@@ -328,17 +293,6 @@ def merge(run: Run, comparison: Comparison, fast: str | None, a: Trained, b: Tra
     if fast is not None:
         winning, losing = (a, b) if fast == "a" else (b, a)
         run.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
-
-
-def describe(row: dict[str, Any], generations: int) -> str:
-    """A generation in one line."""
-    text = f"generation {row['generation'] + 1}/{generations}: "
-    if row["mean_loss"] != "":
-        text += f"best loss {row['best_loss']:.4f}, mean {row['mean_loss']:.4f}, "
-    text += f"diversity {row['diversity']:.2f}, {row['predicted_share']:.0%} decided by the predictor"
-    if row["audits"]:
-        text += f" (right in {row['audit_accuracy']:.0%} of {row['audits']} audits)"
-    return f"{text}, {row['seconds']:.0f} s"
 
 
 if __name__ == "__main__":

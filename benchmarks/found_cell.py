@@ -27,7 +27,7 @@ import distributed
 import genotypes
 import train_search
 import training
-from candidates import Task
+from candidates import Task, load_task
 from encoding import CellSpace
 from finalists import train_from_scratch, trained_network
 from genotypes import Genotype
@@ -58,12 +58,18 @@ def test_errors(
     task: Task, test: data.ImageSet, cells: list[Genotype], settings: train_search.Config
 ) -> list[float]:
     """Test error of each cell after training from scratch, in [0, 1]."""
-    size = {"C": settings.init_channels, "layers": settings.layers}
-    schedule = {"epochs": settings.final_epochs, "learning_rate": settings.final_learning_rate}
-    trained = train_from_scratch(task, cells, **size, **schedule)
+    C, layers = settings.init_channels, settings.layers
+    trained = train_from_scratch(
+        task,
+        cells,
+        C=C,
+        layers=layers,
+        epochs=settings.final_epochs,
+        learning_rate=settings.final_learning_rate,
+    )
     errors = []
     for finalist in trained:
-        network = trained_network(task, finalist, **size)
+        network = trained_network(task, finalist, C, layers)
         errors.append(training.evaluate(network, task.clean(test), task.precision).error)
     return errors
 
@@ -73,7 +79,7 @@ def main(config: Config) -> None:
     found = genotypes.lookup(config.run)
     device = distributed.init(settings.device)
     torch.set_num_threads(settings.threads)
-    task, test = train_search.load_task(settings, device)
+    task, test = load_task(settings, device)
     test = test.to(device)
     space = CellSpace(distinct_inputs=settings.distinct_inputs)
     errors: dict[str, list[float]] = {"found": [], "random": []}
