@@ -10,6 +10,8 @@ import io
 import os
 import pickle
 import shutil
+import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,17 @@ from utils import write_atomically
 
 PREVIOUS = ".previous"
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
+# What reading bytes that are no checkpoint raises, depending on the bytes.
+UNREADABLE: tuple[type[Exception], ...] = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+UNREADABLE += (ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile)
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
@@ -63,12 +76,13 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         raise ValueError(f"{path}: no such checkpoint")
     try:
         _check_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what it says of foreign files, we say
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path}: refused: it holds something other than tensors and plain types, which could run code"
         ) from None
-    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds a {type(state).__name__}, not the dictionary of a checkpoint")

@@ -1,0 +1,165 @@
+"""What all tests share: one thread each, the modules of the root, and a program that starts at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+torch.set_num_threads(1)
+
+# The smallest search in which the predictor has something to do.
+TINY = [
+    *("--set", "digits", "--images", "200", "--pop_size", "6", "--generations", "3", "--finalists", "1"),
+    *("--init_channels", "4", "--layers", "3", "--batch_size", "50", "--final_epochs", "1"),
+]
+
+# Imports the program once and forks for every command line: importing takes most of a tiny run's time.
+SERVER = """
+import json, os, resource, signal, sys, traceback
+import train_search, utils
+for line in sys.stdin:
+    order = json.loads(line)
+    if "wait" in order:
+        print(os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1]), flush=True)
+        continue
+    pid = os.fork()
+    if pid:
+        print(pid, flush=True)
+        continue
+    signal.alarm(150)
+    os.chdir(order["folder"])
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if order["largest_file"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"], order["largest_file"]))
+    sys.argv = ["train_search.py", *order["flags"]]
+    code = 0
+    try:
+        utils.run_script(train_search.main, train_search.Config)
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
+"""
+
+
+@dataclass
+class Started:
+    """A command line that runs."""
+
+    server: subprocess.Popen
+    pid: int
+    folder: Path
+
+    def send(self, signal: int) -> None:
+        os.kill(self.pid, signal)
+
+    def wait(self) -> tuple[int, str, str]:
+        """Exit code (minus the signal that killed it), stdout, stderr."""
+        code = int(_order(self.server, {"wait": self.pid}))
+        return code, *((self.folder / f"{self.pid}.{name}").read_text() for name in ("out", "err"))
+
+
+class Program:
+    """train_search.py, in a folder of its own."""
+
+    def __init__(self, server: subprocess.Popen, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self.started = 0
+
+    def start(self, *flags: object, largest_file: int = 0) -> Started:
+        self.started += 1
+        out, err = (self.folder / f"{self.started}.{name}" for name in ("out", "err"))
+        order = {
+            "flags": [str(flag) for flag in flags],
+            "folder": str(self.folder),
+            "stdout": str(out),
+            "stderr": str(err),
+            "largest_file": largest_file,
+        }
+        pid = int(_order(self.server, order))
+        for path in (out, err):  # the child may not have made them yet
+            while not path.exists():
+                time.sleep(0.01)
+            path.rename(self.folder / f"{pid}{path.suffix}")
+        return Started(self.server, pid, self.folder)
+
+    def run(self, *flags: object, largest_file: int = 0) -> tuple[int, str, str]:
+        return self.start(*flags, largest_file=largest_file).wait()
+
+    def search(self, *flags: object) -> str:
+        """Run the tiny search to its end; its stdout."""
+        code, out, err = self.run(*TINY, *flags)
+        assert code == 0, err
+        return out
+
+
+def _order(server: subprocess.Popen, order: dict) -> str:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(order) + "\n")
+    server.stdin.flush()
+    return server.stdout.readline()
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        yield Program(server, tmp_path_factory.mktemp("program"))
+        assert server.stdin is not None
+        server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def finished_run(program: Program) -> Path:
+    """The folder of the tiny search, uninterrupted; read only."""
+    program.search("--save", "finished")
+    return program.folder / "finished"
+
+
+def results(run: Path) -> tuple[str, str, str, bytes]:
+    """What must not depend on how a search ran: history, generations, finalists, genotype; no times."""
+    texts = [(run / f"{name}.csv").read_text() for name in ("history", "generations", "finalists")]
+    history, generations = (re.sub(r",[^,\n]*$", "", text, flags=re.MULTILINE) for text in texts[:2])
+    return history, generations, texts[2], (run / "genotype.json").read_bytes()
+
+
+def one_line(text: str) -> str:
+    """The only line of what was printed on stderr, without the program's name; fails for more lines."""
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("train_search.py: ")
+    return lines[0].removeprefix("train_search.py: ")
+
+
+def random_cell(seed: int):
+    """A cell of the search space."""
+    from encoding import CellSpace
+
+    space = CellSpace()
+    return space.decode(space.sample(np.random.default_rng(seed)))

@@ -1,0 +1,165 @@
+"""checkpoint.py: what is saved comes back, and nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import checkpoint
+import genotypes
+from model import NetworkCIFAR
+
+STATE = {"kind": "search", "weights": {"a": torch.arange(6.0).reshape(2, 3)}, "generation": 3}
+
+
+def test_nested_state_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    state = STATE | {"array": np.array([1.5, np.nan]), "number": np.float64(0.1), "rows": [(1, "x", None)]}
+    checkpoint.save(path, state)
+    loaded = checkpoint.load(path, "search")
+    assert torch.equal(loaded["weights"]["a"], STATE["weights"]["a"])
+    assert loaded["array"][0] == 1.5
+    assert loaded["array"].isnan().tolist() == [False, True]
+    assert loaded["number"] == 0.1
+    assert loaded["rows"] == [(1, "x", None)]
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+def test_a_named_tuple_needs_no_class_to_load(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c.pt", {"cell": genotypes.DARTS})
+    assert checkpoint.load(tmp_path / "c.pt")["cell"] == tuple(genotypes.DARTS)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_one_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    path = tmp_path / "checkpoint.pt"
+    for generation in range(3):
+        checkpoint.save(path, STATE | {"generation": generation}, keep_previous=True)
+    assert checkpoint.load(path)["generation"] == 2
+    assert checkpoint.load(checkpoint.previous(path))["generation"] == 1
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+def test_a_full_disk_costs_no_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, STATE, keep_previous=True)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"checkpoint\.pt: cannot be written: No space left"):
+        checkpoint.save(path, STATE | {"generation": 4}, keep_previous=True)
+    assert checkpoint.load(path)["generation"] == 3
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[: len(content) // 2]
+    elif how == "empty":
+        content = bytearray()
+    elif how == "text":
+        content = bytearray(b"this is no checkpoint\n")
+    else:
+        number = torch.tensor([5.0]).numpy().tobytes()  # a weight's bytes: only the checksum can tell
+        position = content.index(number)
+        content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "one bit"])
+def test_a_damaged_file_is_named_and_the_one_before_used(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for generation in range(2):
+        checkpoint.save(path, STATE | {"generation": generation}, keep_previous=True)
+    damage(path, how)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: (damaged|refused)") as error:
+        checkpoint.load(path)
+    assert "\n" not in str(error.value)
+    state, problem = checkpoint.load_newest(path, "search")
+    assert state["generation"] == 0
+    assert problem is not None
+    assert str(path) in problem
+    assert str(checkpoint.previous(path)) in problem
+    damage(checkpoint.previous(path), "truncated")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt"):
+        checkpoint.load_newest(path, "search")
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.binary(max_size=60), head=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"{'a': 1}"]))
+def test_any_bytes_are_an_error_in_one_line(content: bytes, head: bytes, tmp_path_factory) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "noise.pt"
+    path.write_bytes(head + content)
+    with pytest.raises(ValueError, match=r"noise\.pt"):
+        checkpoint.load(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_code_in_a_file_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pt"
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps({"kind": "search", "x": Malicious()}))
+    else:
+        torch.save({"kind": "search", "x": Malicious()}, path)
+    with pytest.raises(ValueError, match=r"bad.pt: (refused|damaged)"):
+        checkpoint.load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        checkpoint.load(tmp_path / "none.pt")
+    checkpoint.save(tmp_path / "network.pt", {"kind": "network"})
+    with pytest.raises(ValueError, match="not a checkpoint of search, but of network"):
+        checkpoint.load(tmp_path / "network.pt", "search")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="holds a list"):
+        checkpoint.load(tmp_path / "list.pt")
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.writestr("readme", "hello")
+    with pytest.raises(ValueError, match=r"some\.zip: damaged, or no checkpoint"):
+        checkpoint.load(tmp_path / "some.zip")
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_network_describes_itself(tmp_path: Path) -> None:
+    network = NetworkCIFAR(4, 10, 3, False, genotypes.DARTS, in_channels=1, image_size=8)
+    images = {"set": "digits", "classes": list("0123456789"), "mean": [0.5], "std": [0.2]}
+    state = checkpoint.describe_network(network, images=images, recipe={"epochs": 1}, result={"error": 0.5})
+    checkpoint.save(tmp_path / "model.pt", state)
+    loaded = checkpoint.load(tmp_path / "model.pt", "network")
+    facts = loaded["network"]
+    again = NetworkCIFAR(
+        facts["C"],
+        facts["num_classes"],
+        facts["layers"],
+        facts["auxiliary"],
+        genotypes.from_dict(facts["genotype"]),
+        in_channels=facts["in_channels"],
+        image_size=tuple(facts["image_size"]),
+    )
+    again.load_state_dict(loaded["state_dict"])
+    inputs = torch.randn(2, 1, 8, 8)
+    assert torch.equal(network.eval()(inputs)[0], again.eval()(inputs)[0])

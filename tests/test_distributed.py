@@ -1,0 +1,118 @@
+"""distributed.py: alone, and in two processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+import distributed
+
+TWO = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import data, distributed
+from candidates import Job, train_all
+from test_candidates import digits_task
+from genotypes import DARTS, PDARTS, RelativeNAS
+
+device = distributed.init("cpu")
+rank = distributed.rank()
+assert distributed.world_size() == 2 and distributed.is_main() == (rank == 0)
+distributed.say("only once")
+assert distributed.broadcast_object(f"from {rank}") == "from 0"
+assert distributed.broadcast_object(f"from {rank}", 1) == "from 1"
+assert distributed.gather_objects(rank * 10) == [0, 10]
+
+tensors = [torch.full((2, 3), float(rank)), torch.tensor(rank), torch.full((4,), rank, dtype=torch.uint8).t()]
+distributed.broadcast_(tensors, source=1)
+assert all((tensor == 1).all() for tensor in tensors), tensors
+tensor = torch.full((2,), rank + 1.0)
+distributed.sum_([tensor])
+assert tensor.tolist() == [3.0, 3.0]
+
+torch.set_num_threads(1)
+task = digits_task()
+jobs = [Job(cell, (0, 0), [(0.05, 0.1)]) for cell in (DARTS, PDARTS, RelativeNAS)]
+results = train_all(task, task.weight_set(4, 3, "test"), jobs)
+if rank == int(sys.argv[2]):
+    torch.save([(r.losses, r.correct, r.weights) for r in results], sys.argv[3])
+distributed.barrier()
+distributed.close()
+assert distributed.world_size() == 1
+"""
+
+
+def test_alone_everything_is_the_identity() -> None:
+    assert distributed.init("cpu") == torch.device("cpu")
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.broadcast_object({"a": 1}) == {"a": 1}
+    assert distributed.gather_objects(3) == [3]
+    tensor = torch.ones(2)
+    distributed.broadcast_([tensor], 0)
+    distributed.sum_([tensor])
+    distributed.barrier()
+    assert tensor.tolist() == [1.0, 1.0]
+    assert distributed.peak_memory(torch.device("cpu")) > 50 * 2**20
+    distributed.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("device", ["tpu", "", "cuda:x", "meta", "cuda:-1"])
+def test_a_wrong_device_is_named(device: str) -> None:
+    with pytest.raises(ValueError, match=r"--device .*: allowed are auto, cpu, cuda and cuda:N"):
+        distributed.init(device)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_where_there_is_none(device: str) -> None:
+    with pytest.raises(ValueError, match=f"--device {device}: PyTorch sees no CUDA device here"):
+        distributed.init(device)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_lost_connection_means_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+    assert distributed.stopped(KeyboardInterrupt())
+    assert not distributed.stopped(lost), "there is no other process"
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    assert distributed.stopped(lost)
+    assert not distributed.stopped(RuntimeError("shape mismatch"))
+
+
+def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    outcome = subprocess.run(
+        [*command, ROOT / "tests", "1", tmp_path / "results.pt"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert outcome.stdout.count("only once") == 1
+
+    from test_candidates import digits_task
+
+    from candidates import Job, train_all
+    from genotypes import DARTS, PDARTS, RelativeNAS
+
+    task = digits_task()
+    jobs = [Job(cell, (0, 0), [(0.05, 0.1)]) for cell in (DARTS, PDARTS, RelativeNAS)]
+    expected = train_all(task, task.weight_set(4, 3, "test"), jobs)
+    found = torch.load(tmp_path / "results.pt", weights_only=True)
+    for one, (losses, correct, weights) in zip(expected, found, strict=True):
+        assert torch.equal(one.losses, losses)
+        assert torch.equal(one.correct, correct)
+        assert all(torch.equal(one.weights[key], weights[key]) for key in one.weights)

@@ -1,0 +1,147 @@
+"""training.py: one epoch, per-image losses, schedules, recalibration."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import training
+
+
+class Linear(nn.Module):
+    """The smallest network: (N, 1, 2, 2) -> (N, 3), with batch-norm, and an auxiliary output if asked."""
+
+    def __init__(self, auxiliary: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.classifier = nn.Linear(4, 3)
+        self.auxiliary = nn.Linear(4, 3) if auxiliary else None
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        features = self.norm(x).flatten(1)
+        return self.classifier(features), None if self.auxiliary is None else self.auxiliary(features)
+
+
+def some_batches(
+    seed: int = 0, sizes: tuple[int, ...] = (8, 8, 5)
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.randn(size, 1, 2, 2, generator=generator) for size in sizes]
+    return [(x, (x.flatten(1)[:, :3]).argmax(1)) for x in images]
+
+
+def train(network: nn.Module, batches, learning_rate: float = 0.1, **more) -> training.EpochResult:
+    optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9)
+    scaler = training.grad_scaler(torch.device("cpu"), "float32")
+    return training.train_one_epoch(network, optimizer, batches, scaler=scaler, **more)
+
+
+def test_an_epoch_learns_and_counts_images() -> None:
+    torch.manual_seed(0)
+    network = Linear()
+    losses = [train(network, some_batches()).loss for _ in range(20)]
+    result = train(network, some_batches())
+    assert losses[-1] < 0.5 * losses[0]
+    assert result.images == 21
+    assert 0 <= result.error < 0.3
+
+
+def test_the_loss_is_the_mean_over_images_not_over_batches() -> None:
+    torch.manual_seed(0)
+    network = Linear()
+    batches = some_batches(sizes=(16, 2))
+    means = []
+    for inputs, labels in batches:  # a learning rate of 0 changes nothing but batch-norm's statistics
+        means.append(nn.functional.cross_entropy(network.train()(inputs)[0], labels).item())
+    result = train(network, batches, learning_rate=0.0)
+    assert math.isclose(result.loss, (16 * means[0] + 2 * means[1]) / 18, rel_tol=1e-6)
+
+
+def test_the_auxiliary_loss_counts_only_with_a_weight() -> None:
+    def moved(weight: float) -> bool:
+        torch.manual_seed(0)
+        network = Linear(auxiliary=True)
+        before = network.auxiliary.weight.clone()
+        train(network, some_batches(), auxiliary_weight=weight)
+        return not torch.equal(before, network.auxiliary.weight)
+
+    assert moved(0.4)
+    assert not moved(0.0)
+
+
+def test_the_gradient_is_clipped() -> None:
+    def step(clip: float) -> float:
+        torch.manual_seed(0)
+        network = Linear()
+        before = torch.cat([p.detach().flatten() for p in network.parameters()])
+        train(network, some_batches(sizes=(8,)), learning_rate=1.0, grad_clip=clip)
+        return (torch.cat([p.detach().flatten() for p in network.parameters()]) - before).norm().item()
+
+    assert math.isclose(step(1e-3), 1e-3, rel_tol=1e-2)
+    assert step(100.0) > 0.1
+
+
+def test_divergence_shows_in_the_loss() -> None:
+    network = Linear()
+    batches = some_batches()
+    batches[1][0][0] = math.inf
+    assert not math.isfinite(train(network, batches).loss)
+
+
+def test_no_batch_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no batch to train on"):
+        train(Linear(), [])
+
+
+def test_evaluation_is_by_image_in_order_and_builds_no_graph() -> None:
+    torch.manual_seed(0)
+    network = Linear()
+    train(network, some_batches())
+    batches = some_batches(1)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    result = training.evaluate(network, batches)
+    alone = [
+        training.evaluate(network, [(x[i : i + 1], y[i : i + 1])]).losses
+        for x, y in batches
+        for i in range(len(y))
+    ]
+    assert result.losses.shape == result.correct.shape == (21,)
+    assert torch.allclose(result.losses, torch.cat(alone), atol=1e-6)
+    assert not result.losses.requires_grad
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    assert result.error == 1 - result.correct.double().mean().item()
+
+
+def test_recalibration_is_the_plain_average_whatever_was_there() -> None:
+    network = Linear()
+    network.norm.running_mean.fill_(100.0)
+    batches = some_batches(sizes=(8, 8))
+    weight = network.classifier.weight.clone()
+    training.recalibrate_batch_norm(network, batches)
+    expected = torch.stack([x.mean() for x, _ in batches]).mean()
+    assert torch.allclose(network.norm.running_mean, expected, atol=1e-6)
+    assert network.norm.momentum == 0.1
+    assert torch.equal(weight, network.classifier.weight)
+
+
+def test_the_cosine_falls_from_start_to_end() -> None:
+    values = [training.cosine(i / 10, 0.1, 0.001) for i in range(11)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == 0.1
+    assert math.isclose(values[10], 0.001)
+    assert math.isclose(values[5], (0.1 + 0.001) / 2)
+
+
+def test_precision() -> None:
+    cpu = torch.device("cpu")
+    assert training.choose_precision(cpu, "auto") == "float32"
+    assert training.choose_precision(cpu, "bfloat16") == "bfloat16"
+    with training.autocast(cpu, "bfloat16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with training.autocast(cpu, "float32"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert training.grad_scaler(cpu, "float16").is_enabled()
+    assert not training.grad_scaler(cpu, "bfloat16").is_enabled()
