@@ -10,7 +10,6 @@ val/ are looked at once, after the last epoch.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,14 +21,13 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-import checkpoint
 import data
 import distributed
 import genotypes
 import training
 from model import NetworkImageNet, count
 from run_folder import RunFolder, new_name, resume
-from training_run import TrainingRun
+from training_run import TrainingRun, write_model
 from utils import check_range, derive_seed, run_script
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
@@ -112,6 +110,8 @@ class Config:
             raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect with --no_auxiliary")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"--warmup_epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
 
 
 def main(config: Config) -> None:
@@ -185,24 +185,19 @@ def build(config: Config, classes: int, device: torch.device) -> NetworkImageNet
     return network.to(device)
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """The published schedule: linear to 0 over the epochs, and linear up to it in the first ones."""
-    warmup = min(1.0, (epoch + 1) / config.warmup_epochs) if config.warmup_epochs else 1.0
-    return config.learning_rate * warmup * (1 - epoch / config.epochs)
-
-
 def train(run: TrainingRun, config: Config, images: data.LargeImages, precision: str) -> None:
     """Train from wherever the run is to the end of the last epoch."""
     network = torch.compile(run.network) if config.compile else run.network
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     with (
-        logging_redirect_tqdm([run.folder.log]),
+        logging_redirect_tqdm([run.folder.log] if distributed.is_main() else []),
         tqdm(total=config.epochs * len(images), unit="image", unit_scale=True, disable=quiet) as bar,
     ):
         bar.update(run.epoch * len(images) + run.step * config.batch_size)
         bar.unpause()
         while run.epoch < config.epochs:
-            rate = learning_rate(config, run.epoch)
+            factor = training.schedule(run.epoch, config.epochs, config.warmup_epochs, "linear")
+            rate = config.learning_rate * factor
             training.set_learning_rate(run.optimizer, rate)
             for total, sums in steps(run, config, images, precision, network):
                 bar.update(total)
@@ -231,20 +226,9 @@ def steps(
     begin = time.perf_counter()
     for inputs, labels in batches:
         total = min(config.batch_size, len(images) - run.step * config.batch_size)
-        run.sums += training.train_step(
-            network,
-            run.optimizer,
-            inputs if config.channels_last else inputs.contiguous(),
-            labels,
-            images=total,
-            scaler=run.scaler,
-            precision=precision,
-            grad_clip=config.grad_clip,
-            auxiliary_weight=config.auxiliary_weight,
-            label_smoothing=config.label_smoothing,
-            micro_batches=config.micro_batches,
+        run.take_step(
+            network, inputs if config.channels_last else inputs.contiguous(), labels, total, config, precision
         )
-        run.step += 1
         run.seconds, begin = run.seconds + time.perf_counter() - begin, time.perf_counter()
         if run.step % config.checkpoint_steps == 0:
             run.save()
@@ -258,24 +242,16 @@ def finish(run: TrainingRun, config: Config, validation: data.LargeImages, preci
     if distributed.broadcast_object(path.exists()):
         log.info(f"the run is finished: {path}")
         return
-    # Batch-norm's running statistics are those of the first process, as in its checkpoints.
-    distributed.broadcast_(list(run.network.buffers()), source=0)
     share = (distributed.rank(), distributed.world_size())
     batches = validation.batches(
         config.batch_size, run.sums.device, shuffled=False, shard=share, workers=config.workers
     )
-    sums = training.count_errors(run.network, batches, precision)
-    distributed.sum_([sums])
-    errors = training.Errors.of(sums)
+    errors = training.measure(run.network, batches, precision)
     log.info(f"test: {errors}")
     if distributed.is_main():
         images = {"set": "folder", "classes": list(validation.classes)}
         images |= {key: list(values) for key, values in data.IMAGENET_STATISTICS._asdict().items()}
-        recipe = dataclasses.asdict(config)
-        state = checkpoint.describe_network(
-            run.network, images=images, recipe=recipe, result=errors.as_result()
-        )
-        checkpoint.save(path, state)
+        write_model(run, config, images, errors.as_result(), "train_imagenet.py")
         log.info(f"wrote {path}; evaluate it with: test_imagenet.py --model_path {path} --data {config.data}")
 
 

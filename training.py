@@ -62,6 +62,14 @@ def cosine(position: float, start: float, end: float) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * position))
 
 
+def schedule(epoch: int, epochs: int, warmup_epochs: int, shape: str) -> float:
+    """The factor of the learning rate: a linear rise in the warm-up, then "cosine" or "linear" down to 0."""
+    if epoch < warmup_epochs:
+        return (epoch + 1) / (warmup_epochs + 1)
+    position = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+    return cosine(position, 1.0, 0.0) if shape == "cosine" else 1.0 - position
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -184,10 +192,14 @@ class Errors(NamedTuple):
         interval = (max(0.0, middle - half), min(1.0, middle + half))
         return cls(loss / images, rate, wrong_top5 / images, interval, int(images))
 
-    def as_result(self) -> dict[str, float | int | list[float]]:
-        """The entry "result" of a checkpoint: measured on test images."""
+    def of_epoch(self) -> dict[str, float]:
+        """Columns of epochs.csv for held-out images."""
+        return {"validation_loss": self.loss, "validation_error": self.error}
+
+    def as_result(self, part: str = "test") -> dict[str, float | int | list[float]]:
+        """The entry "result" of a checkpoint; `part` says on which images it was measured."""
         values = self._asdict() | {"interval": list(self.interval)}
-        return {f"test_{key}": value for key, value in values.items()}
+        return {f"{part}_{key}": value for key, value in values.items()}
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -214,6 +226,17 @@ def count_errors(network: nn.Module, batches: Batches, precision: str = "float32
         losses = cross_entropy(logits, labels, reduction="none").double()
         sums += torch.stack([losses, missed[:, 0], missed[:, -1], torch.ones_like(losses)]).sum(1)
     return sums
+
+
+def measure(network: nn.Module, batches: Batches, precision: str = "float32") -> Errors:
+    """What the network gets wrong on the batches of all processes, each with its own share of the images.
+
+    Batch-norm's running statistics become those of the first process, as in its checkpoints.
+    """
+    distributed.broadcast_(list(network.buffers()), source=0)
+    sums = count_errors(network, batches, precision)
+    distributed.sum_([sums])
+    return Errors.of(sums)
 
 
 @torch.no_grad()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+import platform
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +16,12 @@ from torch import Tensor, nn
 
 import checkpoint
 import distributed
+import training
+from model import Network, count
 from run_folder import RunFolder
+from utils import write_atomically
+
+PLAIN = ("kind", "images", "epoch", "step", "steps", "seconds", "rows")
 
 
 @dataclass
@@ -23,23 +34,32 @@ class TrainingRun:
     kind: str
     images: str
     folder: RunFolder
-    network: nn.Module
+    network: Network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     sums: Tensor  # float64 on the device: loss, wrong, images of this process in this epoch
     epoch: int = 0
     step: int = 0  # steps done in this epoch
+    steps: int = 0  # steps done in all epochs
     seconds: float = 0.0  # spent in this epoch
     rows: list[dict[str, Any]] = field(default_factory=list)  # of epochs.csv
+    average: Network | None = None  # the network with averaged weights, where they are kept
+
+    def _parts(self) -> dict[str, Any]:
+        """What is saved through state_dict and load_state_dict."""
+        parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return parts if self.average is None else parts | {"average": self.average}
 
     def totals(self) -> tuple[float, float, int]:
         """Loss, wrong, images of this epoch so far, of all processes; ValueError where training diverged."""
         sums = self.sums.clone()
         distributed.sum_([sums])
         if not sums.isfinite().all():
+            path = self.folder.checkpoint
             raise ValueError(
-                f"the training loss is not finite in epoch {self.epoch + 1}, step {self.step}; the last good "
-                f"checkpoint is {self.folder.checkpoint}; a new run needs a lower --learning_rate"
+                f"the training loss is not finite in epoch {self.epoch + 1}, step {self.step}; "
+                + (f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet")
+                + "; a new run needs a lower --learning_rate"
             )
         loss, wrong, images = sums.tolist()
         return loss, wrong, int(images)
@@ -48,10 +68,8 @@ class TrainingRun:
         """Write a checkpoint, and keep the one before."""
         sums = self.totals()
         if distributed.is_main():
-            state = {
-                name: getattr(self, name) for name in ("kind", "images", "epoch", "step", "seconds", "rows")
-            }
-            state |= {name: getattr(self, name).state_dict() for name in ("network", "optimizer", "scaler")}
+            state = {name: getattr(self, name) for name in PLAIN}
+            state |= {name: part.state_dict() for name, part in self._parts().items()}
             checkpoint.save(self.folder.checkpoint, state | {"sums": list(sums)}, keep_previous=True)
 
     def take_up(self) -> str | None:
@@ -65,16 +83,40 @@ class TrainingRun:
         state, problem = checkpoint.load_newest(path, self.kind)
         if state["images"] != self.images:
             raise ValueError(f"--resume {path.parent}: --data holds other images than the run began with")
-        for name in ("network", "optimizer", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
-        for name in ("epoch", "step", "seconds", "rows"):
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in PLAIN[2:]:
             setattr(self, name, state[name])
         if distributed.is_main():  # they are summed over the processes again
             self.sums += self.sums.new_tensor(state["sums"])
         return problem
 
-    def end_epoch(self, learning_rate: float) -> str:
-        """Note a row for the epoch, save, begin the next; returns the row in words."""
+    def take_step(
+        self, network: nn.Module, inputs: Tensor, labels: Tensor, images: int, config: Any, precision: str
+    ) -> None:
+        """One optimiser step with the flags of `config` on this process's share of a batch of `images`.
+
+        `network` is this run's network, or that network compiled.
+        """
+        self.sums += training.train_step(
+            network,
+            self.optimizer,
+            inputs,
+            labels,
+            images=images,
+            scaler=self.scaler,
+            precision=precision,
+            grad_clip=config.grad_clip,
+            auxiliary_weight=config.auxiliary_weight,
+            label_smoothing=config.label_smoothing,
+            micro_batches=config.micro_batches,
+        )
+        if self.average is not None:
+            average_weights(self.average, self.network, config.ema, self.steps)
+        self.step, self.steps = self.step + 1, self.steps + 1
+
+    def end_epoch(self, learning_rate: float, more: Mapping[str, float] | None = None) -> str:
+        """Note a row for the epoch, with `more` columns, save, begin the next; returns the row in words."""
         loss, wrong, images = self.totals()
         row = {
             "epoch": self.epoch,
@@ -82,11 +124,93 @@ class TrainingRun:
             "loss": loss / images,
             "error": wrong / images,
         }
-        self.rows.append(row | {"images": images, "seconds": round(self.seconds, 1)})
+        self.rows.append(row | dict(more or {}) | {"images": images, "seconds": round(self.seconds, 1)})
         words = f"training loss {row['loss']:.4f}, error {row['error']:.2%}, "
+        words += "".join(f"{name.replace('_', ' ')} {value:.4f}, " for name, value in (more or {}).items())
         words += f"{images / max(self.seconds, 0.01):.0f} images/s"
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
         self.save()
         self.folder.write_table("epochs.csv", self.rows)
         return words
+
+
+@torch.no_grad()
+def average_weights(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move `average` towards `network` by 1 - decay; batch-norm's running statistics, too.
+
+    `step` counts from 0. The first steps move more, so that the random start is soon forgotten.
+    """
+    weight = 1.0 - min(decay, (1 + step) / (10 + step))
+    old, new = average.state_dict().values(), network.state_dict().values()
+    pairs = [(a, b) for a, b in zip(old, new, strict=True) if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], weight)
+
+
+@contextlib.contextmanager
+def scalars(folder: RunFolder, wanted: bool) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A function (epoch, row) that writes for TensorBoard, or does nothing where that is not `wanted`.
+
+    Raises ValueError where TensorBoard is not installed.
+    """
+    if not wanted or not distributed.is_main():
+        yield lambda epoch, row: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        message = "--tensorboard: TensorBoard is missing; install it with: pip install tensorboard"
+        raise ValueError(message) from None
+    with SummaryWriter(str(folder.path / "tensorboard")) as writer:
+
+        def write(epoch: int, row: Mapping[str, float]) -> None:
+            for name, value in row.items():
+                writer.add_scalar(name, value, epoch)
+
+        yield write
+
+
+def write_model(
+    run: TrainingRun, config: Any, images: dict[str, Any], result: dict[str, Any], program: str
+) -> None:
+    """model.pt, which describes itself, and card.json, the same in words and numbers without the weights."""
+    network = run.network if run.average is None else run.average
+    state = checkpoint.describe_network(
+        network, images=images, recipe=dataclasses.asdict(config), result=result
+    )
+    parameters, multiply_adds = count(network)
+    card = {name: value for name, value in state.items() if name != "state_dict"}
+    card |= {
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "command": command(program, config),
+        "processes": distributed.world_size(),
+        "hardware": hardware(run.sums.device),
+        "training_seconds": round(sum(row["seconds"] for row in run.rows)),
+    }
+    write_atomically(run.folder.path / "card.json", json.dumps(card, indent=1) + "\n")
+    checkpoint.save(run.folder.path / "model.pt", state)  # last: it says that the run is finished
+
+
+def command(program: str, config: Any) -> str:
+    """The command line that makes `config`: the flags that differ from their defaults."""
+    words = [f"python {program}"]
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if value == entry.default or entry.name in ("save", "resume", "data"):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{entry.name}" if value else f"--no_{entry.name}")
+        else:
+            words.append(f"--{entry.name} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def hardware(device: torch.device) -> str:
+    """What a process ran on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
+    return f"{name}, {torch.get_num_threads()} CPU threads"

@@ -1,0 +1,190 @@
+"""train.py as a user runs it, on the 8x8 digits."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint
+import train
+import training
+from utils import parse, run_script
+
+ROOT = Path(__file__).parent.parent
+SMALL = "--set digits --init_channels 4 --layers 3 --device cpu --batch_size 360 --epochs 2"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run train.py in this process; returns its exit code, what it printed, and its errors."""
+
+    def start(*flags):
+        words = [str(word) for flag in flags for word in (flag.split() if isinstance(flag, str) else [flag])]
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        try:
+            run_script(train.main, train.Config)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return start
+
+
+def rows(folder):
+    """epochs.csv without the times."""
+    with open(folder / "epochs.csv") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def same_weights(a, b):
+    a, b = (checkpoint.load(folder / "model.pt", "network")["state_dict"] for folder in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+RECIPE = "--auxiliary --cutout --ema 0.9 --drop_path_prob 0.3 --checkpoint_steps 1 --label_smoothing 0.1"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run with everything random in it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train.main(parse(train.Config, [*SMALL.split(), *RECIPE.split(), "--save", str(folder)]))
+    return folder
+
+
+def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path):
+    command = [sys.executable, "train.py", *SMALL.split(), *RECIPE.split(), "--save", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "checkpoint.previous.pt").exists():  # after the second step of ten
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "model.pt").exists(), "it was killed too late to show anything"
+    subprocess.run(
+        [sys.executable, "train.py", "--resume", str(tmp_path / "run")], cwd=ROOT, env=ENVIRONMENT, check=True
+    )
+    assert same_weights(finished, tmp_path / "run")
+    assert rows(finished) == rows(tmp_path / "run")
+
+
+def test_the_checkpoint_describes_itself(finished):
+    state = checkpoint.load(finished / "model.pt", "network")
+    assert state["network"]["C"] == 4
+    assert state["network"]["auxiliary"]
+    assert state["images"]["set"] == "digits"
+    assert len(state["images"]["mean"]) == 1
+    assert state["recipe"]["ema"] == 0.9
+    assert state["result"]["test_images"] == 355
+    card = json.loads((finished / "card.json").read_text())
+    assert card["result"]["test_error"] == state["result"]["test_error"]
+    assert card["command"].startswith("python train.py --set digits --cutout --init_channels 4 --layers 3")
+    assert card["parameters"] > 1000
+    assert "state_dict" not in card
+
+
+def test_averaged_weights_are_kept_beside_the_trained_ones(finished):
+    state = checkpoint.load(finished / "checkpoint.pt", "train")
+    model = checkpoint.load(finished / "model.pt", "network")["state_dict"]
+    key = "classifier.weight"
+    assert torch.equal(model[key], state["average"][key])
+    assert not torch.equal(model[key], state["network"][key])
+
+
+def test_two_processes_and_micro_batches_follow_one_process(run, tmp_path):
+    flags = f"{SMALL} --drop_path_prob 0 --batch_size 361"
+    run(flags, "--save", tmp_path / "one")
+    run(flags, "--micro_batches 2 --save", tmp_path / "parts")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "train.py", *flags.split(), "--save", str(tmp_path / "two")]
+    subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
+    one, parts, two = (rows(tmp_path / name) for name in ("one", "parts", "two"))
+    for other in (parts, two):
+        # Batch-norm sees half of the batch, so the curves are close, not equal.
+        assert [row["images"] for row in other] == [row["images"] for row in one]
+        losses = [float(row["loss"]) for row in one]
+        assert [float(row["loss"]) for row in other] == pytest.approx(losses, rel=0.05)
+        assert other != one
+
+
+def test_validation_images_are_held_out_and_the_test_set_is_not_read(run, tmp_path, monkeypatch):
+    asked = []
+    load = train.data.load
+    monkeypatch.setattr(train.data, "load", lambda *args: asked.append(args[2]) or load(*args))
+    code, out, _ = run(SMALL, "--validate 0.2 --save", tmp_path / "run")
+    assert code == 0
+    assert asked == ["train"]
+    assert "validation: top-1 error" in out
+    assert [int(row["images"]) for row in rows(tmp_path / "run")] == [1153, 1153]
+    result = checkpoint.load(tmp_path / "run" / "model.pt", "network")["result"]
+    assert result["validation_images"] == 289
+    assert float(rows(tmp_path / "run")[-1]["validation_error"]) == result["validation_error"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
+    code, _, err = run(SMALL, "--learning_rate 1e30 --grad_clip 1e30 --save", tmp_path / "run")
+    assert code == 2
+    assert "not finite in epoch" in err
+    assert "--learning_rate" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--arch NoSuchCell", ["NoSuchCell", "RelativeNAS"]),
+        ("--layers 0", ["--layers 0", "at least 1"]),
+        ("--batch_size 1", ["--batch_size 1"]),
+        ("--batch_size 5000", ["--batch_size 5000", "1442 images"]),
+        ("--batch_size 4 --micro_batches 4", ["--batch_size 4", "at least 8"]),
+        ("--auxiliary_weight 0.2", ["--auxiliary_weight", "--auxiliary"]),
+        ("--warmup_epochs 2", ["--warmup_epochs 2", "--epochs 2"]),
+        ("--image_size 16", ["--image_size 16", "folder"]),
+        ("--set folder --data /nowhere", ["/nowhere"]),
+        ("--set imagenet", ["--set", "digits"]),
+        ("--no_such_flag 1", ["no_such_flag"]),
+        ("--resume /nowhere", ["--resume /nowhere"]),
+        ("--precision int8", ["--precision"]),
+        ("--learning_rate nan", ["--learning_rate nan"]),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(SMALL, flags)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_not_repeated_and_others_are_refused(run, finished):
+    before = (finished / "model.pt").read_bytes()
+    code, out, _ = run("--resume", finished)
+    assert code == 0
+    assert "is finished" in out
+    code, _, err = run(SMALL, RECIPE, "--save", finished)
+    assert code == 2
+    assert "exists already" in err
+    code, _, err = run("--resume", finished, "--learning_rate 0.1")
+    assert code == 2
+    assert "--learning_rate (was 0.025, now 0.1)" in err
+    assert (finished / "model.pt").read_bytes() == before
+
+
+def test_schedules():
+    assert training.schedule(0, 10, 0, "cosine") == 1
+    assert training.schedule(5, 10, 0, "cosine") == pytest.approx(0.5)
+    assert training.schedule(5, 10, 0, "linear") == 0.5
+    assert [training.schedule(e, 10, 2, "linear") for e in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert 0 < training.schedule(9, 10, 2, "cosine") < 0.1

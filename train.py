@@ -1,0 +1,300 @@
+"""Train a full-size network from scratch on small images.
+
+    python train.py --auxiliary --cutout                                   # CIFAR-10 on one GPU, as published
+    python train.py --set digits --init_channels 8 --layers 5 --epochs 20  # minutes on a CPU
+    torchrun --nproc_per_node 2 train.py --auxiliary --cutout              # two GPUs, or two CPU cores
+    python train.py --resume runs/cifar10-20260101-120000                  # go on after a stop
+
+The run folder gets model.pt, which describes itself (`test.py --model_path` needs no more), card.json,
+epochs.csv. The test images are looked at once, after the last epoch; with --validate, never.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+import data
+import distributed
+import genotypes
+import training
+from model import NetworkCIFAR, count
+from run_folder import RunFolder, new_name, resume
+from training_run import TrainingRun, scalars, write_model
+from utils import check_range, derive_seed, run_script
+
+LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a network on small images; the defaults are the published recipe for CIFAR."""
+
+    # --- images
+    set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
+    """data set; "folder" reads class folders of images from --data"""
+    data: str = "data"
+    """folder that holds the data sets, or the class folders"""
+    image_size: int | None = None
+    """resize the images of class folders to this height and width in pixels"""
+    validate: float = 0.0
+    """share of the training images that is held out and measured after each epoch, instead of the test"""
+    cutout: bool = False
+    """cut a square of half the image's side out of each training image"""
+    flip: bool | None = None
+    """mirror half of the training images; default: all sets but digits"""
+
+    # --- network
+    arch: str = "RelativeNAS"
+    """name in genotypes.py, JSON file, or folder of a search"""
+    init_channels: int = 36
+    """channels of the first cell"""
+    layers: int = 20
+    """cells"""
+    auxiliary: bool = False
+    """train with an auxiliary head"""
+    auxiliary_weight: float = 0.4
+    """of the auxiliary head's loss"""
+    drop_path_prob: float = 0.3
+    """share of dropped paths that the last epoch comes to"""
+
+    # --- recipe
+    epochs: int = 600
+    """passes over the training images"""
+    batch_size: int = 128
+    """images per step, of all processes together"""
+    micro_batches: int = 1
+    """parts that a process cuts its share of a batch into, to save memory"""
+    learning_rate: float = 0.025
+    """at the start"""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """how the learning rate falls to 0 over the epochs"""
+    warmup_epochs: int = 0
+    """first epochs, in which the learning rate rises linearly"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 3e-4
+    """of SGD"""
+    label_smoothing: float = 0.0
+    """share of the label that is spread over all classes"""
+    grad_clip: float = 5.0
+    """largest norm of the gradient"""
+    ema: float = 0.0
+    """decay per step of the average of the weights that is tested and kept; 0: the last weights"""
+
+    # --- run
+    save: str | None = None
+    """new folder for the results; default runs/SET-DATE-TIME"""
+    resume: str | None = None
+    """go on with the run in this folder"""
+    description: str = ""
+    """what a reader of the checkpoint should know about the images"""
+    tensorboard: bool = False
+    """write the epochs for TensorBoard too, into RUN/tensorboard"""
+    checkpoint_steps: int = 200
+    """steps between two checkpoints; one is also written after each epoch"""
+    seed: int = 0
+    """of everything random"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, else float32"""
+    compile: bool = False
+    """compile the network: minutes at the start, faster steps"""
+    channels_last: bool = True
+    """memory layout of images and weights"""
+    threads: int = 1
+    """CPU threads of each process; results depend on it, so it is part of the run"""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot work, whatever the images are."""
+        check_range(self, "init_channels layers epochs micro_batches checkpoint_steps threads", 1)
+        check_range(self, "batch_size", 2)
+        check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_range(self, "warmup_epochs seed weight_decay auxiliary_weight", 0)
+        check_range(self, "learning_rate grad_clip", 0, open_low=True)
+        check_range(self, "momentum label_smoothing", 0, 1)
+        check_range(self, "drop_path_prob validate", 0, 0.99)
+        check_range(self, "ema", 0, 0.999999)
+        genotypes.lookup(self.arch)
+        if self.save is not None and self.resume is not None and self.save != self.resume:
+            raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
+        if not self.auxiliary and self.auxiliary_weight != 0.4:
+            raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect without --auxiliary")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"--warmup_epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
+
+
+class Images(NamedTuple):
+    """What trains, what is measured (held-out or test images), and how images are normalised."""
+
+    train: data.ImageSet
+    measured: data.ImageSet
+    statistics: data.Statistics
+    fingerprint: str
+
+
+def main(config: Config) -> None:
+    device = distributed.init(config.device)
+    if config.resume:
+        config = resume(config, free=("data", "device", "checkpoint_steps", "tensorboard"))
+    torch.set_num_threads(config.threads)
+    images = load(config, device)
+    network = build(config, images.train, device)
+    precision = training.choose_precision(device, config.precision)
+    optimizer = torch.optim.SGD(
+        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
+    )
+    run = TrainingRun(
+        kind="train",
+        images=images.fingerprint,
+        folder=RunFolder(config.resume or config.save or new_name(config.set)),
+        network=network,
+        optimizer=optimizer,
+        scaler=training.grad_scaler(device, precision),
+        sums=torch.zeros(3, dtype=torch.float64, device=device),
+        average=copy.deepcopy(network) if config.ema else None,
+    )
+    problem = run.take_up() if config.resume else None
+    if not config.resume:
+        run.folder.create(config)
+    log = run.folder.start_log()
+    if problem:
+        log.warning(problem)
+    parameters, multiply_adds = count(network)
+    log.info(
+        f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
+        f"multiply-adds; {distributed.world_size()} x {device.type}, {precision}; {config.set}, "
+        f"{len(images.train)} images train, {len(images.measured)} test"
+    )
+    try:
+        train(run, config, images, precision)
+        finish(run, config, images, precision)
+    except KeyboardInterrupt:
+        log.info(f"stopped; go on with: train.py --resume {run.folder.path}")
+        raise
+    finally:
+        distributed.close()
+
+
+def load(config: Config, device: torch.device) -> Images:
+    """The images of the run; ValueError where they do not suit the flags."""
+    train = data.load(config.set, config.data, "train", config.image_size)
+    if config.validate:
+        kept, held_out = data.split(len(train), 1 - config.validate, config.seed)
+        train, measured = train.subset(kept), train.subset(held_out)
+    else:
+        measured = data.load(config.set, config.data, "test", config.image_size)
+    smallest = 2 * distributed.world_size() * config.micro_batches
+    if not smallest <= config.batch_size <= len(train):
+        raise ValueError(
+            f"--batch_size {config.batch_size}: {distributed.world_size()} processes with --micro_batches "
+            f"{config.micro_batches} need at least {smallest}, two images each; there are {len(train)} images"
+        )
+    fingerprint = f"{len(train)} images, {zlib.crc32(train.images.numpy().tobytes()):08x}"
+    return Images(train.to(device), measured.to(device), data.statistics_of(config.set, train), fingerprint)
+
+
+def build(config: Config, images: data.ImageSet, device: torch.device) -> NetworkCIFAR:
+    """The network with weights drawn from the seed, the same in every process."""
+    sizes = (images.channels, images.image_size)
+    with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        classes, genotype = images.num_classes, genotypes.lookup(config.arch)
+        network = NetworkCIFAR(
+            config.init_channels, classes, config.layers, config.auxiliary, genotype, *sizes
+        )
+    network.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
+    return network.to(device)
+
+
+def train(run: TrainingRun, config: Config, images: Images, precision: str) -> None:
+    """Train from wherever the run is to the end of the last epoch."""
+    log, total = run.folder.log, len(images.train)
+    network: Any = torch.compile(run.network) if config.compile else run.network
+    quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
+    with (
+        scalars(run.folder, config.tensorboard) as write,
+        logging_redirect_tqdm([log] if distributed.is_main() else []),
+        tqdm(total=config.epochs * total, unit="image", unit_scale=True, disable=quiet) as bar,
+    ):
+        bar.update(run.epoch * total + run.step * config.batch_size)
+        bar.unpause()
+        while run.epoch < config.epochs:
+            factor = training.schedule(run.epoch, config.epochs, config.warmup_epochs, config.schedule)
+            rate = config.learning_rate * factor
+            training.set_learning_rate(run.optimizer, rate)
+            run.network.drop_path_prob = config.drop_path_prob * run.epoch / config.epochs
+            for done in steps(run, config, images, precision, network):
+                bar.update(done)
+                if run.step % LOOK == 0:
+                    loss, _, seen = run.totals()
+                    bar.set_postfix_str(f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}")
+            more = measure(run, config, images, precision).of_epoch() if config.validate else {}
+            words = run.end_epoch(rate, more)
+            write(run.epoch, run.rows[-1])
+            log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
+
+
+def steps(run: TrainingRun, config: Config, images: Images, precision: str, network: Any) -> Iterator[int]:
+    """The rest of an epoch; the number of images of each step."""
+    run.network.train()
+    shard = (distributed.rank(), distributed.world_size())
+    drops = run.network.drop_path_generator = torch.Generator(run.sums.device)
+    batches = data.batches(
+        images.train,
+        config.batch_size,
+        images.statistics,
+        generator=torch.Generator().manual_seed(derive_seed(config.seed, "batches", run.epoch)),
+        augmentation=data.Augmentation.of(images.train, config.set, config.cutout, config.flip),
+        channels_last=config.channels_last,
+        shard=shard,
+    )
+    begin = time.perf_counter()
+    for inputs, labels in itertools.islice(batches, run.step, None):
+        drops.manual_seed(derive_seed(config.seed, "drop path", run.epoch, run.step, shard[0]))
+        total = min(config.batch_size, len(images.train) - run.step * config.batch_size)
+        run.take_step(network, inputs, labels, total, config, precision)
+        run.seconds, begin = run.seconds + time.perf_counter() - begin, time.perf_counter()
+        if run.step % config.checkpoint_steps == 0:
+            run.save()
+        yield total
+
+
+def measure(run: TrainingRun, config: Config, images: Images, precision: str) -> training.Errors:
+    """What the weights that will be kept get wrong on the held-out or the test images."""
+    network = run.network if run.average is None else run.average
+    shard = (distributed.rank(), distributed.world_size())
+    batches = data.batches(images.measured, config.batch_size, images.statistics, shard=shard)
+    return training.measure(network, batches, precision)
+
+
+def finish(run: TrainingRun, config: Config, images: Images, precision: str) -> None:
+    """Measure the weights of the last epoch once, and write model.pt and card.json."""
+    run.folder.write_table("epochs.csv", run.rows)
+    path = run.folder.path / "model.pt"
+    if distributed.broadcast_object(path.exists()):
+        run.folder.log.info(f"the run is finished: {path}")
+        return
+    errors = measure(run, config, images, precision)
+    part = "validation" if config.validate else "test"
+    run.folder.log.info(f"{part}: {errors}")
+    if distributed.is_main():
+        described: dict[str, Any] = {"set": config.set, "description": config.description}
+        facts = images.statistics._asdict() | {"classes": images.train.classes}
+        described |= {key: list(values) for key, values in facts.items()}
+        write_model(run, config, described, errors.as_result(part), "train.py")
+        run.folder.log.info(f"wrote {path}; evaluate it with: test.py --model_path {path}")
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
