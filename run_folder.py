@@ -88,6 +88,8 @@ class RunFolder:
         # On the folder itself: no file is left behind, and the system frees it however the program ends.
         descriptor = os.open(self.path, os.O_RDONLY)
         self._unlock = weakref.finalize(self, os.close, descriptor)
+        # A forked worker outlives a killed program by seconds, and must not hold its lock.
+        os.register_at_fork(after_in_child=self._unlock)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
