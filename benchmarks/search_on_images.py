@@ -149,14 +149,26 @@ def result_of(config: Config, strategy: str, seed: int, device: torch.device) ->
     run, test = open_run(config.settings(strategy, seed), path, device)
     done = path / "result.json"
     asked = {"repeats": config.repeats, "test_images": config.test_images or len(test)}
-    if done.exists():
-        result: dict[str, Any] = json.loads(done.read_text())
-        if {name: result[name] for name in asked} == asked:
-            return result
+    try:
+        if done.exists():
+            result: dict[str, Any] = json.loads(done.read_text())
+            if {name: result[name] for name in asked} == asked:
+                return result
+        result = {"strategy": strategy, "seed": seed, **asked, **search_and_test(config, strategy, run, test)}
+        if distributed.is_main():
+            write_atomically(done, json.dumps(result, indent=1) + "\n")
+    finally:
+        run.folder.unlock()
+    return result
+
+
+def search_and_test(config: Config, strategy: str, run: Run, test: data.ImageSet) -> dict[str, Any]:
+    """Go on with a search to its end, choose the winner, train it again from scratch and test it."""
+    seed = run.config.seed
     test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(seed)))
-    test = test.subset(torch.arange(asked["test_images"]))
+    test = test.subset(torch.arange(config.test_images or len(test)))
     log = run.folder.start_log()
-    log.info(f"{path}: {trainings(run)} of {config.trainings} candidates are trained")
+    log.info(f"{run.folder.path}: {trainings(run)} of {config.trainings} candidates are trained")
     if strategy != "alone":
         search_cells(run, config.trainings)
     train_finalists(run, cells_to_train(config, strategy, run))
@@ -166,19 +178,13 @@ def result_of(config: Config, strategy: str, seed: int, device: torch.device) ->
         task = run.task._replace(seed=derive_seed(seed, "test", repeat))
         errors += test_errors(task, test, [best.genotype], run.config)
     log.info(f"test errors {', '.join(f'{error:.2%}' for error in errors)}")
-    result = {
-        "strategy": strategy,
-        "seed": seed,
-        **asked,
+    return {
         "test_error": statistics.mean(errors),
         "test_errors": errors,
         "validation_loss": best.trained.loss,
         "validation_error": best.trained.error,
         **describe(run, best.genotype),
     }
-    if distributed.is_main():
-        write_atomically(done, json.dumps(result, indent=1) + "\n")
-    return result
 
 
 def describe(run: Run, cell: Genotype) -> dict[str, Any]:

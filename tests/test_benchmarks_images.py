@@ -16,7 +16,7 @@ from search_on_images import Config, open_run, result_of  # noqa: E402
 
 from utils import parse  # noqa: E402
 
-SMALL = "--set digits --images 80 --pop_size 4 --init_channels 4 --layers 3 --batch_size 20"
+SMALL = "--set digits --images 80 --pop_size 4 --init_channels 4 --layers 1 --batch_size 20"
 FLAGS = f"{SMALL} --trainings 8 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
 
 
