@@ -170,7 +170,8 @@ class FullSize:
         return self.edges[key]
 
     def _count(self, genotype: Genotype) -> tuple[int, int]:
-        return count(_empty(self, genotype))
+        # With memory, but no values: shapes are worked out faster there than on the meta device.
+        return count(_empty(self, genotype).to_empty(device="cpu"))
 
 
 def _empty(size: WeightSet | FullSize, genotype: Genotype) -> NetworkCIFAR:

@@ -31,6 +31,8 @@ TINY = [
 # Imports the program once and forks for every command line: importing takes most of a tiny run's time.
 SERVER = """
 import json, os, resource, signal, sys, traceback
+import sklearn.datasets, torch._dynamo
+import matplotlib.figure, matplotlib.backends.backend_svg
 import train_search, utils
 for line in sys.stdin:
     order = json.loads(line)
