@@ -27,6 +27,7 @@ from operations import (
     ReLUConvBN,
     ReLUFirst,
     concatenate,
+    quick,
     to_channels_last,
 )
 
@@ -234,7 +235,7 @@ class Network(nn.Module):
         """
         masks = self._masks(x)
         logits_aux = None
-        if x.device.type == "cpu" and x.dtype == torch.float32:  # every step is faster in this layout
+        if quick(x):  # every step is faster in this layout
             x = to_channels_last(x)
         r0, r1 = self._stem(x)
         for i, cell in enumerate(self.cells):

@@ -25,11 +25,11 @@ def to_channels_last(x: Tensor) -> Tensor:
     With one channel both layouts fit the memory, and PyTorch would go on with the slow one.
     """
     if x.shape[1] == 1:
-        return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _quick(x: Tensor) -> bool:
+def quick(x: Tensor) -> bool:
     """Whether the autograd functions below are used for `x`: measured to pay for float32 on the CPU.
 
     A compiler or exporter sees PyTorch's own functions, and autocast chooses the precision of those alone.
@@ -68,7 +68,7 @@ class Concatenation(torch.autograd.Function):
 
 def concatenate(tensors: list[Tensor]) -> Tensor:
     """Tensors (N, C_i, H, W) side by side as (N, sum of C_i, H, W)."""
-    return Concatenation.apply(*tensors) if _quick(tensors[0]) else torch.cat(tensors, dim=1)
+    return Concatenation.apply(*tensors) if quick(tensors[0]) else torch.cat(tensors, dim=1)
 
 
 class Halves(torch.autograd.Function):
@@ -98,7 +98,7 @@ class Halves(torch.autograd.Function):
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """What `Halves` says, for any device."""
-    if _quick(x):
+    if quick(x):
         return Halves.apply(x)
     second = F.pad(x[:, :, 1:, 1:], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
     return x[:, :, ::2, ::2], second[:, :, ::2, ::2]
@@ -227,7 +227,7 @@ class Convolution(nn.Conv2d):
             super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._quick and _quick(x):
+        if self._quick and quick(x):
             return _Depthwise.apply(x, self.weight, self.stride[0], self.dilation[0])
         if x.is_meta:
             shape = zip(x.shape[2:], self.kernel_size, self.stride, self._padding, self.dilation, strict=True)

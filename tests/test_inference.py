@@ -1,0 +1,60 @@
+"""Folding batch-norm and exporting change nothing that a user would notice."""
+
+import sys
+
+import pytest
+import torch
+
+import genotypes
+from inference import export_onnx, fold_batch_norm
+from model import NetworkCIFAR, NetworkImageNet
+
+
+def with_statistics(network):
+    """The network with running statistics and affine weights that are no longer their start values."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.3, 2, generator=generator)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            torch.nn.init.normal_(module.bias, 0, 0.3, generator=generator)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["RelativeNAS", "AmoebaNet", "NASNet"])
+@pytest.mark.parametrize(("kind", "size"), [(NetworkCIFAR, 19), (NetworkImageNet, 64)])
+def test_folded_networks_have_the_same_logits(name, kind, size):
+    torch.manual_seed(0)
+    network = with_statistics(kind(6, 10, 3, True, genotypes.lookup(name), image_size=size))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    folded = fold_batch_norm(network)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected = network(images)[0]
+        assert torch.allclose(folded(images)[0], expected, rtol=0, atol=1e-4 * expected.abs().max())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_export_gives_the_same_logits_for_any_number_of_images(fold, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = with_statistics(
+        NetworkCIFAR(4, 10, 3, False, genotypes.lookup("RelativeNAS"), in_channels=1, image_size=9)
+    )
+    path = tmp_path / "network.onnx"
+    assert export_onnx(fold_batch_norm(network) if fold else network, str(path)) < 1e-4
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = torch.randn(5, 1, 9, 9)
+    (found,) = session.run(["logits"], {"images": images.numpy()})
+    assert torch.allclose(torch.from_numpy(found), network(images)[0], atol=1e-4)
+
+
+def test_a_missing_package_is_named_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    network = NetworkCIFAR(4, 10, 3, False, genotypes.lookup("RelativeNAS"))
+    with pytest.raises(ValueError, match=r"--export: onnxruntime is missing"):
+        export_onnx(network, str(tmp_path / "network.onnx"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,243 @@
+"""test.py as a user runs it. (The script at the root is test.py; this file tests it.)"""
+
+import importlib.util
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import checkpoint
+import train
+from utils import parse, run_script
+
+ROOT = Path(__file__).parent.parent
+# By its path, as Python's standard library has a package `test` too.
+specification = importlib.util.spec_from_file_location("pairnas_test_script", ROOT / "test.py")
+script = importlib.util.module_from_spec(specification)
+sys.modules["pairnas_test_script"] = script
+specification.loader.exec_module(script)
+
+NETWORK = "--init_channels 4 --layers 3"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A network trained on the digits for two epochs."""
+    folder = tmp_path_factory.mktemp("model") / "run"
+    flags = f"--set digits {NETWORK} --auxiliary --epochs 2 --batch_size 64 --learning_rate 0.1 --device cpu"
+    train.main(parse(train.Config, [*flags.split(), "--drop_path_prob", "0", "--save", str(folder)]))
+    return folder / "model.pt"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run test.py in this process; returns its exit code, what it printed, and its errors."""
+
+    def start(*flags):
+        words = [str(word) for flag in flags for word in (flag.split() if isinstance(flag, str) else [flag])]
+        monkeypatch.setattr(sys, "argv", ["test.py", *words])
+        try:
+            run_script(script.main, script.Config)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err.replace("\r", "")
+
+    return start
+
+
+def digit_folder(root, classes=range(10), size=8):
+    """A few of the digits as class folders of image files."""
+    digits = load_digits()
+    for label in classes:
+        (root / str(label)).mkdir(parents=True)
+        for index in np.flatnonzero(digits.target == label)[:3]:
+            image = Image.fromarray((digits.images[index] * 255 / 16).astype("uint8"))
+            image.resize((size, size)).save(root / str(label) / f"{index}.png")
+    return root
+
+
+def test_the_path_is_enough_and_gives_the_cards_figures(run, model, tmp_path):
+    code, out, _ = run("--model_path", model, "--json", tmp_path / "result.json")
+    assert code == 0
+    assert f"{model}: trained on digits; tested on 355 images of digits" in out
+    assert "95% confidence" in out
+    assert "images/s" in out
+    result = json.loads((tmp_path / "result.json").read_text())
+    card = json.loads((model.parent / "card.json").read_text())
+    assert result["test_error"] == card["result"]["test_error"] < 0.8
+    assert result["test_error_top5"] == card["result"]["test_error_top5"] < result["test_error"]
+    assert result["test_loss"] == pytest.approx(card["result"]["test_loss"], rel=1e-5)
+    assert (result["parameters"], result["multiply_adds"]) == (card["parameters"], card["multiply_adds"])
+    low, high = result["test_interval"]
+    assert low < result["test_error"] < high
+    code, plain, _ = run("--model_path", model, "--no_fold", "--auxiliary", NETWORK, "--arch RelativeNAS")
+    assert code == 0
+    assert plain.splitlines()[1] == out.splitlines()[1]
+
+
+def test_two_processes_count_every_image_once(run, model, tmp_path):
+    run("--model_path", model, "--json", tmp_path / "one.json")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "test.py",
+    ]
+    command += ["--model_path", str(model), "--json", str(tmp_path / "two.json"), "--batch_size", "100"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    for key in ("test_images", "test_error", "test_error_top5"):
+        assert one[key] == two[key]
+    assert one["test_loss"] == pytest.approx(two["test_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_published_state_dicts_need_the_flags_only(run, model, tmp_path, prefix):
+    state = checkpoint.load(model)["state_dict"]
+    torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "bare.pt")
+    for auxiliary in ("--auxiliary", ""):  # asked for or not, the head that is there does no harm
+        code, out, err = run("--model_path", tmp_path / "bare.pt", "--set digits", NETWORK, auxiliary)
+        assert code == 0, err
+        assert "trained on images that the file does not name; tested on 355 images of digits" in out
+
+
+def test_other_images_with_the_same_classes_are_evaluated_and_both_sets_named(run, model, tmp_path):
+    folder = digit_folder(tmp_path / "test")
+    digit_folder(tmp_path / "train")
+    code, out, err = run("--model_path", model, "--set folder --data", folder.parent)
+    assert code == 0, err
+    assert "trained on digits; tested on 30 images of folder" in out
+
+
+def test_predict_names_the_classes_of_images_of_any_size_and_colour(run, model, tmp_path):
+    digits = load_digits()
+    grey = Image.fromarray((digits.images[0] * 255 / 16).astype("uint8"))
+    grey.save(tmp_path / "grey.png")
+    grey.resize((64, 48)).convert("RGB").save(tmp_path / "colour.png")
+    code, out, _ = run("--model_path", model, "--predict", tmp_path / "grey.png", tmp_path / "colour.png")
+    assert code == 0
+    first, second = out.splitlines()
+    assert first.startswith(f"{tmp_path}/grey.png: ")
+    assert second.startswith(f"{tmp_path}/colour.png: ")
+    assert first.count("%") == 3
+    code, out, err = run("--model_path", model, "--predict", tmp_path / "grey.png", tmp_path / "none.png")
+    assert code == 2
+    assert out == ""
+    assert "none.png" in err
+
+
+def test_export_writes_a_network_and_never_over_a_file(run, model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    code, out, err = run("--model_path", model, "--export", tmp_path / "digits.onnx")
+    assert code == 0, err
+    assert "differ from PyTorch's by at most" in out
+    content = (tmp_path / "digits.onnx").read_bytes()
+    code, _, err = run("--model_path", model, "--export", tmp_path / "digits.onnx")
+    assert code == 2
+    assert "exists already" in err
+    assert (tmp_path / "digits.onnx").read_bytes() == content
+
+
+class Evil:
+    """Would create a file if it were unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (Path(self.marker),))
+
+
+def test_a_pickled_object_never_runs(run, tmp_path):
+    marker = tmp_path / "marker"
+    torch.save({"kind": "network", "state_dict": Evil(marker)}, tmp_path / "evil.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil(marker)))
+    pickle.loads(pickle.dumps(Evil(tmp_path / "proof")))
+    assert (tmp_path / "proof").exists(), "the file would do harm"
+    for name in ("evil.pt", "raw.pt"):
+        code, _, err = run("--model_path", tmp_path / name)
+        assert code == 2
+        assert name in err
+        assert err.count("\n") == 1
+        assert not marker.exists()
+
+
+def damaged(model, tmp_path, how):
+    path = tmp_path / f"{how}.pt"
+    content = model.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "text":
+        path.write_text("this is no checkpoint")
+    elif how == "list":
+        torch.save([1, 2], path)
+    elif how == "numbers":
+        torch.save({"a": 1}, path)
+    elif how == "half":
+        torch.save({"kind": "network", "network": {"C": 4}}, path)
+    elif how == "flipped":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    return path
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "text", "list", "numbers", "half", "flipped"])
+def test_what_is_no_checkpoint_is_one_line(run, model, tmp_path, how):
+    path = damaged(model, tmp_path, how)
+    code, out, err = run("--model_path", path, "--json", tmp_path / "result.json")
+    assert code == 2
+    assert path.name in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--arch DARTS_V2", ["--arch DARTS_V2", "another cell"]),
+        ("--init_channels 5", ["--init_channels 5", "has 4"]),
+        ("--layers 4", ["--layers 4", "has 3"]),
+        ("--set fashion_mnist --data /usr/share/datasets", ["--set fashion_mnist", "28 pixels", "8 pixels"]),
+        ("--json /nowhere/result.json", ["--json /nowhere/result.json", "no folder"]),
+        ("--predict a.png --export b.onnx", ["--predict", "--export"]),
+        ("--predict a.png --json b.json", ["--json", "no effect"]),
+        ("--batch_size 0", ["--batch_size 0"]),
+    ],
+)
+def test_contradictions_are_named(run, model, flags, words):
+    if "fashion" in flags and not Path("/usr/share/datasets/fashion-mnist").is_dir():
+        pytest.skip("Fashion-MNIST is not installed")
+    code, _, err = run("--model_path", model, flags)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+
+
+def test_other_numbers_of_classes_are_named(run, model, tmp_path):
+    digit_folder(tmp_path / "test", range(4))
+    digit_folder(tmp_path / "train", range(4))
+    code, _, err = run("--model_path", model, "--set folder --data", tmp_path)
+    assert code == 2
+    assert "4 classes, but the network has 10" in err
+
+
+def test_weights_of_another_network_name_the_first_keys(run, model, tmp_path):
+    torch.save(checkpoint.load(model)["state_dict"], tmp_path / "bare.pt")
+    code, _, err = run("--model_path", tmp_path / "bare.pt", "--set digits", NETWORK, "--arch DARTS_V2")
+    assert code == 2
+    assert "bare.pt" in err
+    assert "cells.0._ops" in err
