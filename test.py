@@ -176,7 +176,7 @@ def check_flags(config: Config, facts: dict[str, Any]) -> None:
 
 
 def read_sizes(path: str, weights: Any, name: str | None) -> dict[str, Any]:
-    """Classes, channels and image size of a bare state dict for the set `name`; ValueError where it is none."""
+    """Classes, channels and image size of a bare state dict for the set `name`; ValueError if it is none."""
     if isinstance(weights, dict):
         plain = {str(key).removeprefix("module."): value for key, value in weights.items()}
         last, first = plain.get("classifier.weight"), plain.get("stem.0.weight")
