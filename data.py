@@ -98,16 +98,14 @@ def split(count: int, portion: float, seed: int, images: int | None = None) -> t
     published search. ValueError if there are fewer images, or if a part would be empty.
     """
     if images is not None and not 2 <= images <= count:
-        raise ValueError(
-            f"{images} images were asked for, but the training set has {count}; allowed: 2 to {count}"
-        )
+        raise ValueError(f"--images {images}: the training set has {count}; allowed are 2 to {count}")
     if not 0 < portion < 1:
         raise ValueError(f"--train_portion {portion}: allowed are numbers between 0 and 1, without these two")
     used = count if images is None else images
     cut = int(used * portion)
     if cut == 0 or cut == used:
         raise ValueError(
-            f"--train_portion {portion} of {used} images leaves {cut} to train and {used - cut} to validate"
+            f"--train_portion {portion:g} (or 1 - --validate) of {used} images leaves {cut} and {used - cut} images"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:used]
     return order[:cut], order[cut:]
