@@ -17,7 +17,7 @@ search: .venv/run
 	$(BIN)/torchrun --standalone --nproc_per_node $(PROCESSES) train_search.py $(SEARCH_FLAGS)
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .

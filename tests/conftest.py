@@ -43,7 +43,7 @@ for line in sys.stdin:
     if pid:
         print(pid, flush=True)
         continue
-    signal.alarm(150)
+    signal.alarm(600)
     os.chdir(order["folder"])
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -1,0 +1,96 @@
+"""run_folder.py: a run's folder is made once, belongs to one program, and is taken up with its own settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import run_folder
+from run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Config:
+    pop_size: int = 20
+    rate: float = 0.5
+    limit: float | None = None
+    data: str = "data"
+    save: str | None = None
+    resume: str | None = None
+
+
+def test_a_new_folder_holds_the_settings(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "first")
+    folder.create(Config(pop_size=4, limit=1e-3))
+    assert run_folder.read_settings(folder.path, Config) == Config(pop_size=4, limit=1e-3)
+
+
+def test_a_folder_that_holds_anything_is_refused_and_an_empty_one_is_not(tmp_path: Path) -> None:
+    RunFolder(tmp_path).create(Config())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"--save .*: exists already; go on with --resume"):
+        RunFolder(tmp_path).create(Config(pop_size=6))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_one_program_at_a_time(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run")
+    first.create(Config())
+    first.lock()  # again: it is ours
+    with pytest.raises(ValueError, match="another program works in this folder"):
+        RunFolder(tmp_path / "run").lock()
+    first.unlock()
+    RunFolder(tmp_path / "run").lock()
+
+
+def test_what_a_killed_program_left_is_swept_away(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(Config())
+    folder.unlock()
+    (folder.path / ".history.csv.abc.part").write_text("half a f")
+    folder.lock()
+    assert [path.name for path in folder.path.iterdir()] == ["config.json"]
+
+
+def test_a_table_keeps_every_digit(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_table(
+        "t.csv", [{"x": 0.1 + 0.2, "cell": '{"a":1}', "y": ""}, {"x": 1, "cell": "b,c", "y": 2}]
+    )
+    text = (tmp_path / "t.csv").read_bytes()
+    assert text == b'x,cell,y\n0.30000000000000004,"{""a"":1}",\n1,"b,c",2\n'
+
+
+def test_resume_takes_the_stored_settings_and_names_all_that_differ(tmp_path: Path) -> None:
+    path = str(tmp_path / "run")
+    RunFolder(path).create(Config(pop_size=4))
+    given = Config(resume=path)
+    settings = run_folder.resume(given, ("data",), ["--resume", path, "--data", "elsewhere"])
+    assert (settings.pop_size, settings.data, settings.resume) == (4, "elsewhere", path)
+    assert run_folder.resume(given, (), ["--resume", path, "--pop_size", "4"]).pop_size == 4
+    with pytest.raises(ValueError, match="other settings") as error:
+        run_folder.resume(given, (), ["--resume", path, "--pop_size", "20", "--rate", "0.25"])
+    assert "--pop_size (was 4, now 20), --rate (was 0.5, now 0.25)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [{"pop_size": "4"}, {"pop_size": True}, {"pop_size": 1.5}, {"data": None}, {"limit": [1]}, {"new": 1}],
+)
+def test_settings_of_another_kind_are_refused(tmp_path: Path, stored: dict) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=next(iter(stored))):
+        run_folder.read_settings(tmp_path, Config)
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(Config())
+    (folder.path / "log.txt").symlink_to("/dev/full")
+    log = folder.start_log()
+    with pytest.raises(OSError, match="cannot be written: No space left"):
+        log.info("hello")
+    log.handlers = []
