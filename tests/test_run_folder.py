@@ -1,4 +1,4 @@
-"""run_folder.py: a run's folder is made once, belongs to one program, and is taken up with its own settings."""
+"""run_folder.py: made once, owned by one program, taken up with its own settings."""
 
 from __future__ import annotations
 
