@@ -12,19 +12,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg.lapack import dpotri
+from scipy.ndimage import minimum_filter1d
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from scipy.special import ndtr
 
 from encoding import Architecture, ChoiceSpace, Integers
+from features import Features
 
-# Hyperparameters, all as natural logarithms: weight of the linear and of the interaction part of the kernel,
-# length scale of the latter, noise variance beyond the comparisons' own. Differences are scaled to size one.
-NAMES = ("linear", "interaction", "length", "noise")
-CENTRE = np.log([0.5, 0.5, 0.5, 0.05])  # means and
-SPREAD = np.array([1.5, 1.5, 1.0, 2.0])  # standard deviations of the normal prior on them
-BOUNDS = [(-9.0, 4.0), (-9.0, 4.0), (-3.0, 2.0), (-12.0, 2.0)]
-TAIL = 3.0  # differences far beyond this many typical ones count by their logarithm, up to a bound
+WINDOW = 20  # comparisons before and after that share a level
+QUANTILE = 0.25  # of the losers' excess loss: up to there quality is linear in the loss
+JITTER = 1e-6  # keeps the Cholesky factor of exact differences defined
+SMALLEST, LARGEST = -10.0, 4.0  # bounds of the hyperparameters' logarithms
+STEPS = 25  # of the search for hyperparameters, per refit
+CHECKS = 1.5  # the readings of a table are compared anew after this growth of the data,
+ENOUGH = 150  # on at most this many comparisons
 
 
 class PairPredictor:
@@ -35,43 +39,73 @@ class PairPredictor:
 
     def __init__(self, *, space: ChoiceSpace, fit_every: float = 1.1) -> None:
         self.space = space
+        self.features = Features(space)
         self.fit_every = fit_every
         self.pairs: Integers = np.empty((0, 2, space.positions), dtype=np.int64)
         self.differences = np.empty(0)
         self.errors = np.empty(0)
-        self.hyperparameters = CENTRE.copy()
+        self.levels = np.empty(0)
+        self.reading = next(iter(self.features.readings))
+        self.hyperparameters = Kernel(self.features, self.reading).centre
         self.fitted = 0  # comparisons known when the hyperparameters were last chosen
-        self._posterior: _Posterior | None = None
+        self.checked = 0  # and when the readings were last compared
+        self._posterior: Posterior | None = None
 
     def __len__(self) -> int:
         return len(self.differences)
 
-    def add(self, a: Architecture, b: Architecture, difference: float, standard_error: float) -> None:
-        """One comparison: the mean of loss(a) - loss(b) and its standard error (0 where it is exact).
+    def add(
+        self,
+        a: Architecture,
+        b: Architecture,
+        difference: float,
+        standard_error: float,
+        level: float = 0.0,
+    ) -> None:
+        """One comparison: the mean of loss(a) - loss(b), its standard error (0: exact), the lower loss
+        `level`.
 
-        Raises ValueError for numbers that are not finite or a negative error: they would spoil all others.
+        The level only says how coarse a difference is at that height; see `bend`. Raises ValueError
+        for numbers that are not finite or a negative error: they would spoil all others.
         """
-        if not (math.isfinite(difference) and math.isfinite(standard_error) and standard_error >= 0):
+        numbers = (difference, standard_error, level)
+        if not all(math.isfinite(number) for number in numbers) or standard_error < 0:
             raise ValueError(
-                f"difference {difference} with standard error {standard_error}: both must be finite, "
-                "the error at least 0"
+                f"difference {difference}, standard error {standard_error}, level {level}: "
+                "all must be finite, the error at least 0"
             )
         pair = np.stack([self.space.choices(a), self.space.choices(b)])
         self.pairs = np.concatenate([self.pairs, pair[None]])
         self.differences = np.append(self.differences, float(difference))
         self.errors = np.append(self.errors, float(standard_error))
+        self.levels = np.append(self.levels, float(level))
         self._posterior = None
 
-    def posterior(self) -> "_Posterior":
-        """The posterior given all comparisons; hyperparameters are chosen anew when there are enough new
-        ones."""
+    def posterior(self) -> "Posterior":
+        """The posterior given all comparisons; refits the hyperparameters when there are enough new ones."""
         if self._posterior is None:
-            data = _Data(self.space, self.pairs, self.differences, self.errors)
             if len(self) >= max(3, self.fitted * self.fit_every):
-                self.hyperparameters = data.maximise(self.hyperparameters)
+                self._fit()
                 self.fitted = len(self)
-            self._posterior = _Posterior(data, self.hyperparameters)
+            self._posterior = Posterior(self._data(self.reading), self.hyperparameters)
         return self._posterior
+
+    def _data(self, reading: str, first: int | None = None) -> "Data":
+        kernel = Kernel(self.features, reading)
+        numbers = (self.differences[:first], self.errors[:first], self.levels[:first])
+        return Data(kernel, self.pairs[:first], *numbers)
+
+    def _fit(self) -> None:
+        readings, start = self.features.readings, self.hyperparameters
+        if len(readings) > 1 and self.checked < ENOUGH and len(self) >= self.checked * CHECKS:
+            self.checked = min(len(self), ENOUGH)
+            lowest = math.inf
+            for reading, odds in readings.items():
+                trial = self._data(reading, self.checked)
+                found, value = trial.maximise(trial.kernel.centre)
+                if value - odds < lowest:
+                    lowest, self.reading, start = value - odds, reading, found
+        self.hyperparameters, _ = self._data(self.reading).maximise(start)
 
     def probability(self, a: Architecture, b: Architecture) -> float:
         """P(a beats b) in a comparison of the usual noise; 0.5 for equal architectures or without data."""
@@ -85,54 +119,100 @@ class PairPredictor:
         """Canonical choices, (n, positions)."""
         return np.stack([self.space.choices(architecture) for architecture in architectures])
 
-    def quality(self, architectures: Sequence[Architecture]) -> tuple[np.ndarray, np.ndarray]:
-        """Posterior mean and standard deviation of f in units of loss, up to a constant; (n,) each."""
-        mean, variance = self.posterior().moments(self.rows(architectures))
-        return mean, np.sqrt(variance)
+    def quality(self, architectures: Sequence[Architecture]) -> np.ndarray:
+        """Posterior mean of f, up to a constant and a scale, (n,)."""
+        return self.posterior().mean(self.rows(architectures))
 
     def rank(self, architectures: Sequence[Architecture]) -> list[int]:
         """Indices of the architectures, best expected quality first; ties keep their order."""
         if not architectures:
             return []
-        return np.argsort(-self.quality(architectures)[0], kind="stable").tolist()
+        return np.argsort(-self.quality(architectures), kind="stable").tolist()
 
     def state_dict(self) -> dict[str, Any]:
         """All comparisons and the hyperparameters, as plain types and copies of arrays."""
         arrays = {name: getattr(self, name).copy() for name in self._arrays}
-        return {"fitted": self.fitted, **arrays}
+        return {"fitted": self.fitted, "checked": self.checked, "reading": self.reading, **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`: the same answers, bit for bit."""
-        pairs = np.array(state["pairs"], dtype=np.int64).reshape(-1, 2, self.space.positions)
-        self.pairs = pairs
+        """Continue from `state_dict()`: the same answers, bit for bit. ValueError for a state of another
+        space."""
+        if state["reading"] not in self.features.readings:
+            raise ValueError(f"predictor state: reading {state['reading']!r} is not one of this space")
+        self.pairs = np.array(state["pairs"], dtype=np.int64).reshape(-1, 2, self.space.positions)
         for name in self._arrays[1:]:
             setattr(self, name, np.array(state[name], dtype=np.float64))
-        if not len(self.pairs) == len(self.differences) == len(self.errors):
-            raise ValueError("predictor state: pairs, differences and errors differ in number")
-        self.fitted = int(state["fitted"])
+        if not len(self.pairs) == len(self.differences) == len(self.errors) == len(self.levels):
+            raise ValueError("predictor state: pairs and their numbers differ in number")
+        self.fitted, self.checked = int(state["fitted"]), int(state["checked"])
+        self.reading = str(state["reading"])
         self._posterior = None
 
-    _arrays = ("pairs", "differences", "errors", "hyperparameters")
+    _arrays = ("pairs", "differences", "errors", "levels", "hyperparameters")
 
 
-class _Data:
-    """Comparisons in the form the linear algebra needs: distinct architectures and who met whom."""
+class Kernel:
+    """Covariance of qualities: a linear part per block of features, and the interactions of some blocks.
+
+    k = sum_b w_b <x_b, y_b> + w exp(-sum_b r_b |x_b - y_b|^2 / 2). The hyperparameters are the logarithms of
+    all w_b, w, all r_b and the variance of the noise beyond the comparisons' own; each has a normal prior
+    around `centre` with standard deviation `spread`.
+    """
+
+    def __init__(self, features: Features, reading: str) -> None:
+        self.features, self.reading = features, reading
+        self.mixing = features.mixing(reading)
+        empty = features.blocks(np.zeros((1, features.space.positions), dtype=np.int64), reading)
+        self.linear, mixed = len(empty), len(self.mixing)
+        self.centre = np.concatenate(
+            [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), [-4.0]]
+        )
+        self.spread = np.concatenate([np.full(self.linear, 1.5), [1.5], np.ones(mixed), [2.0]])
+
+    def project(self, rows: Integers, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features whose inner product is the linear part, and whose distance gives the interactions."""
+        blocks = self.features.blocks(rows, self.reading)
+        weights = np.exp(0.5 * logs)
+        straight = [block * weight for block, weight in zip(blocks, weights, strict=False)]
+        rates = weights[self.linear + 1 :]
+        mixed = [blocks[index] * rate for index, rate in zip(self.mixing, rates, strict=False)]
+        return np.concatenate(straight, axis=1), np.concatenate(mixed, axis=1)
+
+    def between(
+        self, x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray], logs: np.ndarray
+    ) -> np.ndarray:
+        """Covariances of projected rows, (n, m)."""
+        distance = (x[1] ** 2).sum(1)[:, None] + (y[1] ** 2).sum(1)[None] - 2 * x[1] @ y[1].T
+        return x[0] @ y[0].T + math.exp(logs[self.linear]) * np.exp(-0.5 * np.maximum(distance, 0))
+
+
+class Data:
+    """Comparisons in the form the linear algebra needs: distinct architectures, who met whom, bent
+    differences."""
 
     def __init__(
-        self, space: ChoiceSpace, pairs: Integers, differences: np.ndarray, errors: np.ndarray
+        self,
+        kernel: Kernel,
+        pairs: Integers,
+        differences: np.ndarray,
+        errors: np.ndarray,
+        levels: np.ndarray,
     ) -> None:
-        self.space = space
-        rows, index = np.unique(pairs.reshape(-1, space.positions), axis=0, return_inverse=True)
-        self.rows = rows
+        self.kernel = kernel
+        positions = kernel.features.space.positions
+        rows, index = np.unique(pairs.reshape(-1, positions), axis=0, return_inverse=True)
+        self.rows: Integers = rows
         self.index = index.reshape(-1, 2)
-        sizes = np.abs(differences[differences != 0])
-        typical = TAIL * float(np.median(sizes)) if len(sizes) else 1.0
-        bent = typical * np.clip(np.arcsinh(differences / typical), -2.0, 2.0)
-        slope = 1.0 / np.sqrt(1.0 + (differences / typical) ** 2)
-        self.scale = float(np.sqrt(np.mean(bent**2))) if len(sizes) else 1.0
-        self.targets = -bent / self.scale  # quality of a minus quality of b
-        self.variances = (errors * slope / self.scale) ** 2
-        self.linear, self.distance = similarity(space, rows, rows)
+        ones, each = np.ones(len(pairs)), np.arange(len(pairs))
+        a, b = self.index.T
+        entries = (np.concatenate([ones, -ones]), (np.concatenate([each, each]), np.concatenate([a, b])))
+        # A: row i has +1 at a and -1 at b of comparison i
+        self.incidence = csr_array(entries, shape=(len(pairs), len(rows)))
+        bent, slope = bend(differences, levels)
+        scale = float(np.sqrt(np.mean(bent**2))) if bent.any() else 1.0
+        self.targets = -bent / scale  # quality of a minus quality of b
+        self.variances = (errors * slope / scale) ** 2
+        self.usual = float(np.median(self.variances)) if len(bent) else 0.0
 
     def paired(self, matrix: np.ndarray) -> np.ndarray:
         """Covariances of differences from those of architectures, (n, n)."""
@@ -140,109 +220,138 @@ class _Data:
         rows = matrix[a] - matrix[b]
         return rows[:, a] - rows[:, b]
 
-    def objective(self, logs: np.ndarray) -> tuple[float, np.ndarray]:
-        """Minus the log marginal likelihood and log prior of the hyperparameters, with its gradient."""
-        linear, interaction, length, noise = np.exp(logs)
-        decay = np.exp(-self.distance / length)
-        parts = [self.paired(linear * self.linear), self.paired(interaction * decay)]
-        parts.append(self.paired(interaction * decay * self.distance / length))
-        count = len(self.targets)
-        parts.append(noise * np.eye(count))
-        covariance = parts[0] + parts[1] + parts[3]
-        covariance[np.diag_indices(count)] += self.variances + 1e-8
-        factor = cho_factor(covariance, lower=True)
-        solved = cho_solve(factor, self.targets)
-        inverse = cho_solve(factor, np.eye(count))
-        offset = (logs - CENTRE) / SPREAD
-        value = 0.5 * self.targets @ solved + np.log(np.diag(factor[0])).sum() + 0.5 * offset @ offset
-        gradient = [0.5 * (np.vdot(inverse, part) - solved @ part @ solved) for part in parts]
-        return value, np.array(gradient) + offset / SPREAD
+    def noise(self, logs: np.ndarray) -> np.ndarray:
+        """Noise variance of each bent difference, (n,)."""
+        return np.exp(logs[-1]) + self.variances + JITTER
 
-    def maximise(self, start: np.ndarray) -> np.ndarray:
-        """The hyperparameters of highest posterior density, climbed from `start`."""
+    def maximise(self, start: np.ndarray, steps: int = STEPS) -> tuple[np.ndarray, float]:
+        """Hyperparameters of highest posterior density, climbed from `start`, and minus its logarithm."""
+        blocks = self.kernel.features.blocks(self.rows, self.kernel.reading)
+        products = [block @ block.T for block in blocks]
+        halves = [np.diag(product) / 2 for product in products]
+        distances = [
+            np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0) for k in self.kernel.mixing
+        ]
+        bounds = [(SMALLEST, LARGEST)] * len(start)
         found = minimize(
-            self.objective, start, jac=True, method="L-BFGS-B", bounds=BOUNDS, options={"maxiter": 30}
+            lambda logs: self._objective(logs, np.stack(products), np.stack(distances)),
+            start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps},
+        )  # fmt: skip
+        return np.asarray(found.x), float(found.fun)
+
+    def _objective(
+        self, logs: np.ndarray, products: np.ndarray, distances: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        """Minus the log marginal likelihood and log prior, and the gradient (Rasmussen and Williams, 5.9)."""
+        count, linear = len(self.targets), self.kernel.linear
+        weights = np.exp(logs)
+        decay = weights[linear] * np.exp(-np.tensordot(weights[linear + 1 : -1], distances, axes=1))
+        covariance = self.paired(np.tensordot(weights[:linear], products, axes=1) + decay)
+        covariance[np.diag_indices(count)] += self.noise(logs)
+        factor = cholesky(covariance, lower=True)
+        solved = cho_solve((factor, True), self.targets)
+        inverse = dpotri(factor, lower=1)[0]
+        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        offset = (logs - self.kernel.centre) / self.kernel.spread
+        value = 0.5 * self.targets @ solved + np.log(np.diag(factor)).sum() + 0.5 * offset @ offset
+        slope = inverse - np.outer(solved, solved)  # twice the derivative by the covariance
+        back = self._unpaired(slope)
+        shaped = back * decay
+        gradient = np.concatenate(
+            [
+                weights[:linear] * np.tensordot(products, back),
+                [shaped.sum()],
+                -weights[linear + 1 : -1] * np.tensordot(distances, shaped),
+                [weights[-1] * np.trace(slope)],
+            ]
         )
-        return np.asarray(found.x)
+        return value, 0.5 * gradient + offset / self.kernel.spread
+
+    def _unpaired(self, matrix: np.ndarray) -> np.ndarray:
+        """A^T matrix A of a symmetric matrix over comparisons, (distinct, distinct)."""
+        return self.incidence.T @ (self.incidence.T @ matrix).T
 
 
-def similarity(space: ChoiceSpace, a: Integers, b: Integers) -> tuple[np.ndarray, np.ndarray]:
-    """Share of equal features, and squared feature distance in [0, 1], of rows a (n, .) and b (m, .)."""
-    units = len(space.units)
-    first, second = space.features(a), space.features(b)
-    product = first @ second.T
-    distance = (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * product
-    return product / units, np.maximum(distance, 0.0) / (2 * units)
+def bend(differences: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of arcsinh(excess / scale) instead of differences of losses, and the slope at each; (n,).
+
+    A loss's excess is what it lies above the best of its time; qualities of bad networks are drawn together,
+    those of good ones spread. `levels` are the lower losses of each comparison, compared only with
+    those of the `WINDOW` comparisons before and after, because a weight set drifts.
+    """
+    if not differences.any():
+        return differences.copy(), np.ones_like(differences)
+    excess = levels - minimum_filter1d(levels, 2 * WINDOW + 1, mode="nearest")
+    sizes = np.abs(differences)
+    losers = excess + sizes
+    scale = float(np.quantile(losers[sizes > 0], QUANTILE))
+    bent = np.sign(differences) * (np.arcsinh(losers / scale) - np.arcsinh(excess / scale))
+    middle = (excess + 0.5 * sizes) / scale
+    return bent, 1 / (scale * np.sqrt(1 + middle**2))
 
 
-class _Posterior:
-    """Means and covariances of f at any architecture, in scaled units inside, in units of loss outside."""
+class Posterior:
+    """Means and covariances of f at any architecture, in the scale of the bent differences."""
 
-    def __init__(self, data: _Data, logs: np.ndarray) -> None:
-        self.data = data
-        self.logs = logs
-        self.noise = math.exp(logs[3])
+    def __init__(self, data: Data, logs: np.ndarray) -> None:
+        self.data, self.logs = data, logs
         if not len(data.targets):
             return
-        covariance = data.paired(self._kernel(data.linear, data.distance))
-        covariance[np.diag_indices(len(data.targets))] += self.noise + data.variances + 1e-8
-        self.factor = np.linalg.cholesky(covariance)
-        self.solved = cho_solve((self.factor, True), data.targets)
+        self.known = data.kernel.project(data.rows, logs)
+        covariance = data.paired(data.kernel.between(self.known, self.known, logs))
+        covariance[np.diag_indices(len(data.targets))] += data.noise(logs)
+        self.factor = cholesky(covariance, lower=True)
+        # The weight of each distinct architecture in every mean.
+        self.weights = data.incidence.T @ cho_solve((self.factor, True), data.targets)
 
-    def _kernel(self, linear: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        weights = np.exp(self.logs)
-        return weights[0] * linear + weights[1] * np.exp(-distance / weights[2])
+    def mean(self, rows: Integers) -> np.ndarray:
+        """Posterior mean of f, (n,)."""
+        if not len(self.data.targets):
+            return np.zeros(len(rows))
+        here = self.data.kernel.project(rows, self.logs)
+        return self.data.kernel.between(here, self.known, self.logs) @ self.weights
 
     def joint(self, rows: Integers) -> tuple[np.ndarray, np.ndarray]:
-        """Scaled mean (n,) and covariance (n, n) of f."""
-        prior = self._kernel(*similarity(self.data.space, rows, rows))
-        mean, reduced = self._project(rows)
+        """Posterior mean (n,) and covariance (n, n) of f."""
+        here = self.data.kernel.project(rows, self.logs)
+        prior = self.data.kernel.between(here, here, self.logs)
+        if not len(self.data.targets):
+            return np.zeros(len(rows)), prior
+        mean, reduced = self._reduced(here)
         return mean, prior - reduced.T @ reduced
 
-    def _project(self, rows: Integers) -> tuple[np.ndarray, np.ndarray]:
-        if not len(self.data.targets):
-            return np.zeros(len(rows)), np.zeros((1, len(rows)))
-        cross = self._kernel(*similarity(self.data.space, self.data.rows, rows))  # (distinct, n)
+    def _reduced(self, here: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        cross = self.data.kernel.between(self.known, here, self.logs)  # (distinct, n)
         a, b = self.data.index.T
-        cross = cross[a] - cross[b]  # (comparisons, n)
-        return cross.T @ self.solved, solve_triangular(self.factor, cross, lower=True)
-
-    def moments(self, rows: Integers) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of f in units of loss, (n,) each."""
-        mean, reduced = self._project(rows)
-        prior = self._own(rows)
-        variance = np.maximum(prior - (reduced**2).sum(0), 0.0)
-        return mean * self.data.scale, variance * self.data.scale**2
-
-    def _own(self, rows: Integers) -> np.ndarray:
-        features = self.data.space.features(rows)
-        linear = (features**2).sum(1) / len(self.data.space.units)
-        return self._kernel(linear, np.zeros(len(rows)))
+        return self.weights @ cross, solve_triangular(self.factor, cross[a] - cross[b], lower=True)
 
     def gap(self, rows: Integers, reference: Integers) -> tuple[np.ndarray, np.ndarray]:
-        """Scaled mean and variance of f(rows[i]) - f(reference[i]); `reference` may be one row."""
-        reference = np.broadcast_to(np.atleast_2d(reference), rows.shape)
-        mean_a, reduced_a = self._project(rows)
-        mean_b, reduced_b = self._project(reference)
-        prior = self._own(rows) + self._own(reference) - 2 * self._between(rows, reference)
-        variance = prior - ((reduced_a - reduced_b) ** 2).sum(0)
-        return mean_a - mean_b, np.maximum(variance, 0.0)
+        """Mean and variance of f(rows[i]) - f(reference[i]); a single reference serves all rows."""
+        here = self.data.kernel.project(rows, self.logs)
+        there = self.data.kernel.project(np.atleast_2d(reference), self.logs)
+        variance = self._own(here) + self._own(there) - 2 * self._same(here, there)
+        if not len(self.data.targets):
+            return np.zeros(len(rows)), np.maximum(variance, 0)
+        mean, reduced = self._reduced(here)
+        reference_mean, reference_reduced = self._reduced(there)
+        variance = variance - ((reduced - reference_reduced) ** 2).sum(0)
+        return mean - reference_mean, np.maximum(variance, 0)
 
-    def _between(self, a: Integers, b: Integers) -> np.ndarray:
-        first, second = self.data.space.features(a), self.data.space.features(b)
-        units = len(self.data.space.units)
-        distance = ((first - second) ** 2).sum(1) / (2 * units)
-        return self._kernel((first * second).sum(1) / units, distance)
+    def _own(self, here: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return (here[0] ** 2).sum(1) + math.exp(self.logs[self.data.kernel.linear])
+
+    def _same(self, x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        distance = ((x[1] - y[1]) ** 2).sum(1)
+        return (x[0] * y[0]).sum(1) + math.exp(self.logs[self.data.kernel.linear]) * np.exp(-0.5 * distance)
 
     def beats(self, a: Integers, b: Integers) -> np.ndarray:
         """P(a[i] wins against b[i]) in a comparison of the usual noise, (n,)."""
         mean, variance = self.gap(a, b)
-        errors = self.data.variances
-        usual = float(np.median(errors)) if len(errors) else 0.0
-        return ndtr(mean / np.sqrt(variance + self.noise + usual + 1e-12))
+        noise = math.exp(self.logs[-1]) + self.data.usual + JITTER
+        return ndtr(mean / np.sqrt(variance + noise))
 
     def improvement(self, rows: Integers, reference: Integers) -> np.ndarray:
-        """Expected improvement E[max(0, f(x) - f(reference))], scaled, (n,)."""
+        """Expected improvement E[max(0, f(x) - f(reference))], (n,)."""
         mean, variance = self.gap(rows, reference)
         deviation = np.sqrt(variance) + 1e-12
         z = mean / deviation

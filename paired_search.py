@@ -75,6 +75,7 @@ class PairedSearch:
         confidence: float = 0.97,
         audit_share: float = 0.1,
         maximum_velocity: float = 1.0,
+        mixed_pairs: bool = True,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"--strategy {strategy}: allowed are {', '.join(STRATEGIES)}")
@@ -96,7 +97,11 @@ class PairedSearch:
         self.proposals, self.initial = proposals, initial
         self.confidence, self.audit_share = confidence, audit_share
         self.population = SlowFast(
-            space=space, pop_size=pop_size, seed=seed, maximum_velocity=maximum_velocity
+            space=space,
+            pop_size=pop_size,
+            seed=seed,
+            maximum_velocity=maximum_velocity,
+            mixed_pairs=mixed_pairs and screen and strategy != "random",
         )
         self.predictor = PairPredictor(space=space)
         self.generation, self.pair = 0, 0  # of the next group's first pair
@@ -185,8 +190,7 @@ class PairedSearch:
     # ---- screening
 
     def _screen(self, member: int, moved: bool, taken: list[Integers]) -> Reals | None:
-        """The vector of highest expected improvement over the best so far, among moves and their
-        relatives."""
+        """The vector of highest expected improvement over the best, among moves and their relatives."""
         rng = generator(self.seed, SCREEN, self.generation, member)
         if moved:
             vectors = list(self.population.reconsider(member, self.proposals))
@@ -208,8 +212,7 @@ class PairedSearch:
         return None
 
     def _climb(self, rows: Integers, incumbent: Integers, banned: set[tuple[int, ...]]) -> list[Integers]:
-        """Rows and the steps uphill from the best of them, best expected improvement first, without
-        `banned`."""
+        """Rows and steps uphill from the best of them, best expected improvement first; none `banned`."""
         posterior = self.predictor.posterior()
         scores: dict[tuple[int, ...], float] = {}
 
@@ -237,9 +240,9 @@ class PairedSearch:
     def tell(self, comparison: Comparison, outcome: Outcome | None) -> str | None:
         """The outcome of the group's next comparison; None where the predictor decides.
 
-        Returns who is fast, "a" or "b"; None where neither loss is a finite number. Such a loss loses and is
-        not shown to the predictor. Raises ValueError for a comparison that is not the next one of the group,
-        or an outcome missing or given where none belongs.
+        Returns who is fast, "a" or "b"; None where neither loss is a finite number. Such a loss loses;
+        to the predictor it is a large finite difference. Raises ValueError for a comparison that is not the
+        next one of the group, or an outcome missing or given where none belongs.
         """
         if not self.group or comparison != self.group[0]:
             raise ValueError(
@@ -268,12 +271,24 @@ class PairedSearch:
         for architecture, loss in ((comparison.a, outcome.loss_a), (comparison.b, outcome.loss_b)):
             self.evaluated[tuple(self.space.choices(architecture).tolist())] = loss
         if not (math.isfinite(outcome.loss_a) and math.isfinite(outcome.loss_b)):
+            self._learn_failure(comparison, outcome)
             return outcome.loss_a, outcome.loss_b
         if not (math.isfinite(outcome.difference) and math.isfinite(outcome.standard_error)):
             raise ValueError(f"pair {comparison.pair}: finite losses with {outcome}")
         if self.guided and comparison.a != comparison.b:
-            self.predictor.add(comparison.a, comparison.b, outcome.difference, outcome.standard_error)
+            level = min(outcome.loss_a, outcome.loss_b)
+            numbers = (outcome.difference, outcome.standard_error, level)
+            self.predictor.add(comparison.a, comparison.b, *numbers)
         return outcome.difference, 0.0
+
+    def _learn_failure(self, comparison: Comparison, outcome: Outcome) -> None:
+        """One loss is no number: to the predictor it lost by as much as any so far, give or take half of
+        that."""
+        level = outcome.loss_a if math.isfinite(outcome.loss_a) else outcome.loss_b
+        worst = float(np.abs(self.predictor.differences).max(initial=0.0))
+        if self.guided and math.isfinite(level) and worst > 0 and comparison.a != comparison.b:
+            difference = -worst if math.isfinite(outcome.loss_a) else worst
+            self.predictor.add(comparison.a, comparison.b, difference, 0.5 * worst, level)
 
     def _note(self, comparison: Comparison, outcome: Outcome | None, losses: tuple[float, float]) -> None:
         entry = {"trained": float(outcome is not None), "audit": float(comparison.decided_by == "audit")}

@@ -27,17 +27,25 @@ class SlowFast:
     The velocity is bounded by `maximum_velocity` (a fraction of each dimension's range) and becomes 0 where
     the slow learner stops at a bound of the box. Ties go to the first of the pair. NaN and infinite losses
     lose; if both are such, neither is fast, and both members start anew at random with velocity 0.
+    Pairs are a random permutation, as published; with `mixed_pairs` every member that just moved meets, at
+    random, one that stayed, so that a new architecture is always measured against a known one.
     """
 
     def __init__(
-        self, *, space: ChoiceSpace, pop_size: int = 20, seed: int = 0, maximum_velocity: float = 1.0
+        self,
+        *,
+        space: ChoiceSpace,
+        pop_size: int = 20,
+        seed: int = 0,
+        maximum_velocity: float = 1.0,
+        mixed_pairs: bool = False,
     ) -> None:
         if pop_size < 2 or pop_size % 2:
             raise ValueError(f"--pop_size {pop_size}: pairs need an even number, at least 2")
         if not maximum_velocity > 0:
             raise ValueError(f"maximum_velocity={maximum_velocity}: must be above 0")
         self.space, self.pop_size, self.seed = space, pop_size, seed
-        self.maximum_velocity = maximum_velocity
+        self.maximum_velocity, self.mixed_pairs = maximum_velocity, mixed_pairs
         self.generation = 0
         self.positions = np.stack(
             [self.start(member, 0) for member in range(pop_size)]
@@ -49,15 +57,25 @@ class SlowFast:
         self.targets = self.positions.copy()
         self.stamps = np.full((pop_size, 2), -1, dtype=np.int64)  # generation and pair of the move, -1: none
         self.told = np.zeros(pop_size // 2, dtype=bool)
+        self.order = self._pairing()  # members, two by two
 
     def start(self, member: int, attempt: int) -> Reals:
         """A uniformly random vector for a new member; each attempt gives another one."""
         return self.space.sample(generator(self.seed, START, member, attempt))
 
     def ask(self) -> list[tuple[int, int]]:
-        """The pairs of this generation, as member numbers; a random permutation of the population."""
+        """The pairs of this generation, as member numbers; together all members, each once."""
+        return [(int(a), int(b)) for a, b in self.order.reshape(-1, 2)]
+
+    def _pairing(self) -> np.ndarray:
         order = generator(self.seed, PAIRING, self.generation).permutation(self.pop_size)
-        return [(int(a), int(b)) for a, b in order.reshape(-1, 2)]
+        if not self.mixed_pairs:
+            return order
+        moved = self.stamps[order, 0] >= 0
+        movers, stayers = order[moved], order[~moved]
+        mixed = min(len(movers), len(stayers))
+        together = np.stack([movers[:mixed], stayers[:mixed]], axis=1).ravel()
+        return np.concatenate([together, movers[mixed:], stayers[mixed:]])
 
     def move(self, pair: int, fast: int, proposal: int = 0) -> tuple[Reals, Reals]:
         """Where the slow learner of `pair` would go if member `fast` wins: position and velocity.
@@ -121,6 +139,7 @@ class SlowFast:
         if self.told.all():
             self.generation += 1
             self.told[:] = False
+            self.order = self._pairing()
         return fast
 
     def _learn(self, pair: int, fast: int, slow: int, move: Reals | None) -> None:
@@ -169,4 +188,4 @@ class SlowFast:
             setattr(self, name, array)
         self.generation = int(state["generation"])
 
-    _arrays = ("positions", "velocities", "origins", "momenta", "targets", "stamps", "told")
+    _arrays = ("positions", "velocities", "origins", "momenta", "targets", "stamps", "told", "order")

@@ -1,0 +1,180 @@
+"""Compares search strategies on a table of trained networks, or on a surrogate of one, by distinct
+evaluations.
+
+    python benchmarks/search_on_table.py --table nasbench201_cifar10.csv --json curves.json
+    python benchmarks/search_on_table.py --table nasbench201_cifar10.csv \
+        --observe accuracy_12_epochs --truth accuracy --json curves.json
+    python benchmarks/search_on_table.py --surrogate nasbench301_surrogate.onnx \
+        --encoding nasbench301_encoding.json --budgets 50 100 200 500 --json curves.json
+
+`ours` is the search of train_search.py with its defaults, through the same classes; `slow_fast` the same
+without predictor, as published. Reported is the true accuracy of the architecture that a strategy would
+return after k evaluations: the best observed one; for `ours` the first of its final ranking, among those it
+has evaluated.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+import threadpoolctl
+from strategies import STRATEGIES
+from tables import Problem, open_problem
+
+from utils import check_range, run_script, write_atomically
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare search strategies by distinct evaluations."""
+
+    table: str | None = None
+    """CSV file: arch (integers joined by -), then columns of numbers"""
+    observe: str | None = None
+    """column that the search sees (default: the first)"""
+    truth: str | None = None
+    """column that counts (default: the observed one)"""
+    surrogate: str | None = None
+    """NAS-Bench-301 as an ONNX file, instead of a table"""
+    encoding: str | None = None
+    """JSON file with the integer of each value of the surrogate's inputs"""
+    strategies: tuple[str, ...] = tuple(STRATEGIES)
+    """any of ours, slow_fast, random, evolution, local, gaussian_process"""
+    budgets: tuple[int, ...] = (20, 50, 100, 200)
+    """report after so many distinct evaluations"""
+    seeds: int = 20
+    """runs of each strategy"""
+    processes: int = 1
+    """runs at the same time; the result does not depend on it"""
+    json: str | None = None
+    """write the result here, and the curves beside it as PNG"""
+    overwrite: bool = False
+    """replace these files if they are there"""
+
+    def check(self) -> None:
+        """ValueError names the flag, its value and what is allowed."""
+        check_range(self, "seeds processes", 1)
+        if not self.budgets or min(self.budgets) < 1:
+            raise ValueError(f"--budgets {' '.join(map(str, self.budgets))}: at least one, each at least 1")
+        unknown = [name for name in self.strategies if name not in STRATEGIES]
+        if unknown or not self.strategies:
+            name = unknown[0] if unknown else "(none)"
+            raise ValueError(f"--strategies {name}: allowed are {', '.join(STRATEGIES)}")
+        if self.json is not None:
+            check_files(self.json, self.overwrite)
+
+
+def check_files(name: str, overwrite: bool) -> None:
+    """Refuse, before anything is computed, a result that could not be written."""
+    for path in (Path(name), Path(name).with_suffix(".png")):
+        if path.exists() and not overwrite:
+            raise ValueError(f"--json {name}: {path} exists; name another file or give --overwrite")
+    if not Path(name).resolve().parent.is_dir():
+        raise ValueError(f"--json {name}: there is no folder {Path(name).parent}")
+
+
+_problem: Problem | None = None  # of this process
+
+
+def start(config: Config) -> None:
+    """Prepare a process: open the problem once, one thread for the linear algebra."""
+    global _problem
+    threadpoolctl.threadpool_limits(1)
+    _problem = open_problem(config)
+
+
+def curve(task: tuple[str, int, int]) -> tuple[list[float], float]:
+    """True accuracies of what a strategy returns after each evaluation, and the seconds it took."""
+    strategy, budget, seed = task
+    assert _problem is not None
+    begin = time.perf_counter()
+    returned = STRATEGIES[strategy](_problem, budget, seed)
+    accuracies = [_problem.accuracy(architecture) for architecture in returned[:budget]]
+    # A strategy that found nothing new any more keeps what it has.
+    return accuracies + accuracies[-1:] * (budget - len(accuracies)), time.perf_counter() - begin
+
+
+def summarise(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation and every value."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "sd": spread, "values": values}
+
+
+def print_table(results: dict[str, dict[str, Any]], budgets: tuple[int, ...]) -> None:
+    """Means, a row per strategy."""
+    print(f"{'evaluations':18}" + "".join(f"{budget:>9}" for budget in budgets))
+    for name, found in results.items():
+        print(f"{name:18}" + "".join(f"{found[str(budget)]['mean']:9.3f}" for budget in budgets))
+
+
+def draw(curves: dict[str, list[list[float]]], title: str, from_evaluation: int) -> bytes:
+    """The mean curve of each strategy with its standard error, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, runs in curves.items():
+        values = np.array(runs)[:, from_evaluation - 1 :]
+        steps = np.arange(from_evaluation, from_evaluation + values.shape[1])
+        mean, error = values.mean(0), values.std(0) / np.sqrt(len(values))
+        axes.plot(steps, mean, label=name, linewidth=2.5 if name == "ours" else 1.2)
+        axes.fill_between(steps, mean - error, mean + error, alpha=0.15)
+    axes.set(xscale="log", xlabel="distinct architectures evaluated", ylabel="true accuracy (%)", title=title)
+    axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    plt.close(figure)
+    return picture.getvalue()
+
+
+def main(config: Config) -> None:
+    """Run every strategy with every seed; print, write, draw."""
+    problem = open_problem(config)
+    if problem is None:
+        return
+    budgets = tuple(sorted(set(config.budgets)))
+    if budgets[-1] > problem.size:
+        raise ValueError(f"--budgets {budgets[-1]}: the table has {problem.size} architectures")
+    tasks = [(name, budgets[-1], seed) for name in config.strategies for seed in range(config.seeds)]
+    with ProcessPoolExecutor(config.processes, initializer=start, initargs=(config,)) as pool:
+        finished = list(pool.map(curve, tasks))
+    results: dict[str, dict[str, Any]] = {}
+    curves: dict[str, list[list[float]]] = {}
+    for name in config.strategies:
+        runs = [done for task, done in zip(tasks, finished, strict=True) if task[0] == name]
+        curves[name] = [accuracies for accuracies, _ in runs]
+        results[name] = {str(k): summarise([run[k - 1] for run in curves[name]]) for k in budgets}
+    print_table(results, budgets)
+    if config.json is None:
+        return
+    import measure  # imports torch, which the searches do without
+
+    seconds = {
+        name: statistics.fmean(s for task, (_, s) in zip(tasks, finished, strict=True) if task[0] == name)
+        for name in config.strategies
+    }
+    result = {
+        "table": problem.name,
+        "strategies": results,
+        "seconds_per_run": seconds,
+        **measure.provenance(asdict(config)),
+    }
+    write_atomically(config.json, json.dumps(result, indent=1) + "\n")
+    write_atomically(Path(config.json).with_suffix(".png"), draw(curves, problem.name, min(10, budgets[-1])))
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
