@@ -105,7 +105,7 @@ def split(count: int, portion: float, seed: int, images: int | None = None) -> t
     cut = int(used * portion)
     if cut == 0 or cut == used:
         raise ValueError(
-            f"--train_portion {portion:g} (or 1 - --validate) of {used} images leaves {cut} and {used - cut} images"
+            f"--train_portion {portion:g} (1 - --validate): of {used} images it leaves {cut} + {used - cut}"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:used]
     return order[:cut], order[cut:]

@@ -10,11 +10,12 @@ import copy
 import tempfile
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+import genotypes
 from model import Network
 from operations import FactorizedReduce
 from utils import write_atomically
@@ -52,6 +53,17 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, part: slice) -> None:
     weight = convolution.weight
     weight.copy_(weight.double() * factor[:, None, None, None])
     convolution.bias = nn.Parameter(shift.to(weight.dtype))
+
+
+def check_flags(config: Any, facts: dict[str, Any]) -> None:
+    """Raise ValueError for a flag that contradicts the network in the file."""
+    for name, value in {"init_channels": facts["C"], "layers": facts["layers"]}.items():
+        if getattr(config, name) not in (None, value):
+            raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
+    if config.arch is not None and genotypes.lookup(config.arch) != facts["genotype"]:
+        raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
+    if config.auxiliary and not facts["auxiliary"]:
+        raise ValueError("--auxiliary: the network in the file has no auxiliary head")
 
 
 class Logits(nn.Module):

@@ -27,7 +27,7 @@ import distributed
 import genotypes
 import training
 from image_files import read_image
-from inference import export_onnx, fold_batch_norm
+from inference import check_flags, export_onnx, fold_batch_norm
 from model import NetworkCIFAR, count, load_network_state
 from utils import check_range, run_script, write_atomically
 
@@ -162,17 +162,6 @@ def load_network(config: Config) -> Trained:
     return Trained(
         network, images["set"], images.get("description", ""), folder, images["classes"], statistics
     )
-
-
-def check_flags(config: Config, facts: dict[str, Any]) -> None:
-    """Raise ValueError for a flag that contradicts the network in the file."""
-    for name, value in {"init_channels": facts["C"], "layers": facts["layers"]}.items():
-        if getattr(config, name) not in (None, value):
-            raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
-    if config.arch is not None and genotypes.lookup(config.arch) != facts["genotype"]:
-        raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
-    if config.auxiliary and not facts["auxiliary"]:
-        raise ValueError("--auxiliary: the network in the file has no auxiliary head")
 
 
 def read_sizes(path: str, weights: Any, name: str | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import data
 import distributed
 import genotypes
 import training
+from inference import check_flags, fold_batch_norm
 from model import NetworkImageNet, count, load_network_state
 from utils import check_range, run_script, write_atomically
 
@@ -58,6 +59,8 @@ class Config:
     """images per step, of all processes together"""
     workers: int = 8
     """processes that decode images, for each process that evaluates"""
+    fold: bool = True
+    """fold batch-norm into the convolutions, which is exact"""
     json: str | None = None
     """write the result to this file, which must not exist"""
     device: str = "auto"
@@ -83,9 +86,12 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     try:
         network, classes, trained = load_network(config)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--model_path {config.model_path}: no checkpoint of a network ({error})") from error
     images = load_images(config, network.image_size[0], network.num_classes, classes)
+    network.eval()
+    parameters, multiply_adds = count(network)
+    network = fold_batch_norm(network) if config.fold else network
     network.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
     network.to(device)
     precision = training.choose_precision(device, config.precision)
@@ -93,12 +99,9 @@ def main(config: Config) -> None:
         f"{config.model_path}: trained on {trained}; tested on {len(images)} images of {config.data}"
     )
     begin = time.perf_counter()
-    sums = training.count_errors(network, progress(images, config, device), precision)
-    distributed.sum_([sums])
-    errors = training.Errors.of(sums)
+    errors = training.measure(network, progress(images, config, device), precision)
     assert errors.images == len(images), "every image is counted once"
     rate = errors.images / (time.perf_counter() - begin)
-    parameters, multiply_adds = count(network)
     distributed.say(f"{errors}")
     distributed.say(
         f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M multiply-adds, {rate:.0f} images/s"
@@ -145,18 +148,6 @@ def load_network(config: Config) -> tuple[NetworkImageNet, list[str] | None, str
     except ValueError as error:
         raise ValueError(f"--model_path {config.model_path}: {error}") from error
     return network, state["images"]["classes"] if described else None, trained
-
-
-def check_flags(config: Config, facts: dict[str, Any]) -> None:
-    """Raise ValueError for a flag that contradicts the network in the file."""
-    stored = {"init_channels": facts["C"], "layers": facts["layers"]}
-    for name, value in stored.items():
-        if getattr(config, name) not in (None, value):
-            raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
-    if config.arch is not None and genotypes.lookup(config.arch) != facts["genotype"]:
-        raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
-    if config.auxiliary and not facts["auxiliary"]:
-        raise ValueError("--auxiliary: the network in the file has no auxiliary head")
 
 
 def count_classes(path: str, weights: Any) -> int:

@@ -189,7 +189,7 @@ def test_split_is_seeded_and_covers_everything_once():
         ((10, 0.5, 0, 11), "--images 11: the training set has 10"),
         ((10, 0.0, 0), "--train_portion 0.0"),
         ((10, 1.0, 0), "--train_portion 1.0"),
-        ((10, 0.05, 0), "leaves 0 and 10 images"),
+        ((10, 0.05, 0), "leaves 0 \\+ 10"),
     ],
 )
 def test_split_refuses_what_cannot_be(arguments, message):
