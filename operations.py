@@ -41,12 +41,6 @@ def quick(x: Tensor) -> bool:
     )
 
 
-def _zeros(like: Tensor, shape: torch.Size) -> Tensor:
-    """Zeros of `shape` (N, C, H, W) in channels_last memory."""
-    empty = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-    return empty.zero_()
-
-
 class Concatenation(torch.autograd.Function):
     """`torch.cat(tensors, 1)` whose gradients are dense.
 
@@ -89,8 +83,7 @@ class Halves(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
-        gradient = _zeros(first, ctx.shape)
-        gradient[:, :, ::2, ::2] = first
+        gradient = _spread(first, ctx.shape)
         odd = gradient[:, :, 1::2, 1::2]
         odd.copy_(second[:, :, : odd.shape[2], : odd.shape[3]])
         return gradient
@@ -126,71 +119,78 @@ def _merge_phases(phases: Tensor, shape: torch.Size) -> Tensor:
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution of "same" padding on the CPU, (N, C, H, W) -> (N, C, ceil(H/stride), ...).
 
-    PyTorch's backward pass is slow for dilated kernels. A kernel of dilation 2 never mixes even with odd
-    rows or columns, so it is an ordinary one on the four phases of the image; with stride 2 only one phase
-    is read at all. The gradient of kernels wider than 3 is slow as well: it is worked out three columns at a
-    time.
+    PyTorch's backward pass is slow for dilated kernels. A kernel of dilation 2 never mixes even with odd rows
+    or columns, so it is an ordinary one on the four phases of the image; with stride 2 only one phase is read
+    at all.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-        ctx.shape, ctx.stride, ctx.dilation = x.shape, stride, dilation
-        if dilation == 2:
-            x = _split_phases(x) if stride == 1 else to_channels_last(x[:, :, ::2, ::2])
-            stride = 1
+        ctx.stride, ctx.dilation = stride, dilation
         ctx.save_for_backward(x, weight)
-        out = F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, x.shape[1])
-        return _merge_phases(out, ctx.shape) if dilation == 2 and ctx.stride == 1 else out
+        padding = dilation * (weight.shape[2] // 2)
+        return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        phases = ctx.dilation == 2 and ctx.stride == 1
-        gradient = _split_phases(gradient) if phases else to_channels_last(gradient)
-        stride = 1 if ctx.dilation == 2 else ctx.stride
+        shape, stride = x.shape, ctx.stride
+        gradient = to_channels_last(gradient)
+        if ctx.dilation == 2 and stride == 1:
+            x, gradient = _split_phases(x), _split_phases(gradient)
+        elif ctx.dilation == 2:
+            x, stride = to_channels_last(x[:, :, ::2, ::2]), 1
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
-            for_x = _convolution_backward(gradient, x, weight, stride, weight.shape[2] // 2, of_input=True)
-            if phases:
-                for_x = _merge_phases(for_x, ctx.shape)
-            elif ctx.dilation == 2:
-                spread = _zeros(x, ctx.shape)
-                spread[:, :, ::2, ::2] = for_x
-                for_x = spread
+            for_x = _gradient(gradient, x, weight, stride, of_input=True)
+            if ctx.dilation == 2:
+                for_x = _merge_phases(for_x, shape) if ctx.stride == 1 else _spread(for_x, shape)
         if ctx.needs_input_grad[1]:
             for_weight = _depthwise_weight_gradient(gradient, x, weight, stride)
         return for_x, for_weight, None, None
 
 
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int | tuple[int, int], of_input: bool
-) -> Tensor:
-    """The gradient of a depthwise convolution's input, or else of its weight."""
-    pad = [padding, padding] if isinstance(padding, int) else list(padding)
+def _gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, of_input: bool) -> Tensor:
+    """The gradient of a depthwise convolution's input, or else of its weight; the kernel's sides are odd."""
+    padding = [weight.shape[2] // 2, weight.shape[3] // 2]
     mask = [of_input, not of_input, False]
     found = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [stride, stride], pad, [1, 1], False, [0, 0], x.shape[1], mask
+        gradient, x, weight, None, [stride, stride], padding, [1, 1], False, [0, 0], x.shape[1], mask
     )
     return found[0] if of_input else found[1]
 
 
-def _depthwise_weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """The weight's gradient (C, 1, k, k), three columns of the kernel at a time where that is quicker.
+def _spread(x: Tensor, shape: torch.Size) -> Tensor:
+    """Zeros of `shape` with `x` in every second row and column."""
+    spread = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
+    spread[:, :, ::2, ::2] = x
+    return spread
 
-    The columns from `left` on are a narrower convolution over the same rows. Its padding of `width - 1`
-    makes the output start `offset + width - 1` columns earlier than ours, so the gradient moves by as much.
+
+def _depthwise_weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The weight's gradient (C, 1, k, k); PyTorch's is slow for kernels more than three columns wide.
+
+    The three columns in the middle are a kernel of their own. Each column further out, too, is one: a column
+    `shift` to the right meets the pixel `shift` to the right. Images lower than the kernel are slow as well,
+    so rows of zeros, which change nothing, are added.
     """
-    k = weight.shape[2]
-    if k <= 3 or stride != 1 or x.shape[3] <= k // 2:
-        return _convolution_backward(gradient, x, weight, stride, k // 2, of_input=False)
-    parts = []
-    for left in range(0, k, 3):
-        part = weight[:, :, :, left : left + 3]
-        width, offset = part.shape[3], left - k // 2
-        moved = to_channels_last(F.pad(gradient, (offset + width - 1, -offset)))
-        parts.append(_convolution_backward(moved, x, part, 1, (k // 2, width - 1), of_input=False))
-    return torch.cat(parts, dim=3)
+    k, W = weight.shape[2], x.shape[3]
+    if k <= 3 or stride != 1 or k // 2 >= W:
+        return _gradient(gradient, x, weight, stride, of_input=False)
+    if missing := max(0, k - x.shape[2]):
+        x, gradient = (to_channels_last(F.pad(images, (0, 0, 0, missing))) for images in (x, gradient))
+    columns = []
+    for column in (*range(k // 2 - 1), k // 2, *range(k // 2 + 2, k)):
+        shift = column - k // 2
+        if shift == 0:
+            part, here, there = weight[:, :, :, column - 1 : column + 2], gradient, x
+        else:
+            part = weight[:, :, :, column : column + 1]
+            here = to_channels_last(gradient[:, :, :, max(0, -shift) : W - max(0, shift)])
+            there = to_channels_last(x[:, :, :, max(0, shift) : W - max(0, -shift)])
+        columns.append(_gradient(here, there, part, 1, of_input=False))
+    return torch.cat(columns, dim=3)
 
 
 class Convolution(nn.Conv2d):
