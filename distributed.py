@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import resource
@@ -23,6 +25,7 @@ def init(device: str = "auto") -> torch.device:
     sends to stop its processes, then stops the program as Ctrl-C does.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _die_with_torchrun()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
         raise ValueError(f"--device {device!r}: allowed are auto, cpu, cuda and cuda:N")
@@ -39,6 +42,16 @@ def init(device: str = "auto") -> torch.device:
         # A process may wait for another one through a whole candidate's training, or an epoch.
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     return chosen
+
+
+def _die_with_torchrun() -> None:
+    """Let Linux kill this process when torchrun is killed, as nobody would stop it or see what it prints.
+
+    It would go on, keep its run folder locked, or wait for hours for processes that never come.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library without prctl
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def close() -> None:
