@@ -116,3 +116,16 @@ def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
         assert torch.equal(one.losses, losses)
         assert torch.equal(one.correct, correct)
         assert all(torch.equal(one.weights[key], weights[key]) for key in one.weights)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_processes_end_with_a_torchrun_that_is_killed() -> None:
+    child = "import time, distributed; distributed.init('cpu'); print('ready', flush=True); time.sleep(99)"
+    agent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"  # torchrun's part
+    environment = os.environ | {"TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", agent, child]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "ready\n"
+        started.kill()
+        started.communicate(timeout=20)  # its output ends when the child, too, is gone
