@@ -22,7 +22,9 @@ from scipy.special import ndtr
 from encoding import Architecture, ChoiceSpace, Integers
 from features import Features
 
-WINDOW = 20  # comparisons before and after that share a level
+LEVELED = 60  # comparisons, the first ones, whose level is looked at
+OFFSET = 10.0  # prior variance of what all levels share, in squared typical differences
+WINDOW = 50  # comparisons before and after that share a level
 QUANTILE = 0.25  # of the losers' excess loss: up to there quality is linear in the loss
 JITTER = 1e-6  # keeps the Cholesky factor of exact differences defined
 SMALLEST, LARGEST = -10.0, 4.0  # bounds of the hyperparameters' logarithms
@@ -155,8 +157,8 @@ class Kernel:
     """Covariance of qualities: a linear part per block of features, and the interactions of some blocks.
 
     k = sum_b w_b <x_b, y_b> + w exp(-sum_b r_b |x_b - y_b|^2 / 2). The hyperparameters are the logarithms of
-    all w_b, w, all r_b and the variance of the noise beyond the comparisons' own; each has a normal prior
-    around `centre` with standard deviation `spread`.
+    all w_b, w, all r_b, the variance of the noise beyond the comparisons' own, and that of the level from
+    comparison to comparison; each has a normal prior around `centre` with standard deviation `spread`.
     """
 
     def __init__(self, features: Features, reading: str) -> None:
@@ -165,9 +167,9 @@ class Kernel:
         empty = features.blocks(np.zeros((1, features.space.positions), dtype=np.int64), reading)
         self.linear, mixed = len(empty), len(self.mixing)
         self.centre = np.concatenate(
-            [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), [-4.0]]
+            [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), [-4.0, -2.0]]
         )
-        self.spread = np.concatenate([np.full(self.linear, 1.5), [1.5], np.ones(mixed), [2.0]])
+        self.spread = np.concatenate([np.full(self.linear, 1.5), [1.5], np.ones(mixed), [2.0, 2.0]])
 
     def project(self, rows: Integers, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features whose inner product is the linear part, and whose distance gives the interactions."""
@@ -203,26 +205,38 @@ class Data:
         rows, index = np.unique(pairs.reshape(-1, positions), axis=0, return_inverse=True)
         self.rows: Integers = rows
         self.index = index.reshape(-1, 2)
-        ones, each = np.ones(len(pairs)), np.arange(len(pairs))
-        a, b = self.index.T
-        entries = (np.concatenate([ones, -ones]), (np.concatenate([each, each]), np.concatenate([a, b])))
-        # A: row i has +1 at a and -1 at b of comparison i
-        self.incidence = csr_array(entries, shape=(len(pairs), len(rows)))
-        bent, slope = bend(differences, levels)
+        bent, slope, heights = bend(differences, levels)
         scale = float(np.sqrt(np.mean(bent**2))) if bent.any() else 1.0
-        self.targets = -bent / scale  # quality of a minus quality of b
+        self.leveled = min(len(bent), LEVELED) if levels.any() else 0
+        heights = heights[: self.leveled] / scale
+        # Observed: quality of a minus quality of b; then, of the first comparisons, the mean of both.
+        self.targets = -np.concatenate([bent / scale, heights - heights.mean() if len(heights) else heights])
         self.variances = (errors * slope / scale) ** 2
         self.usual = float(np.median(self.variances)) if len(bent) else 0.0
+        self.observed = self._observed()
 
-    def paired(self, matrix: np.ndarray) -> np.ndarray:
-        """Covariances of differences from those of architectures, (n, n)."""
+    def _observed(self) -> csr_array:
+        """The matrix from qualities to what is observed of them, (observations, distinct)."""
+        count, leveled = len(self.index), self.leveled
         a, b = self.index.T
-        rows = matrix[a] - matrix[b]
-        return rows[:, a] - rows[:, b]
+        values = np.concatenate([np.ones(count), -np.ones(count), np.full(2 * leveled, 0.5)])
+        each, second = np.arange(count), np.arange(leveled) + count
+        places = (
+            np.concatenate([each, each, second, second]),
+            np.concatenate([a, b, a[:leveled], b[:leveled]]),
+        )
+        return csr_array((values, places), shape=(count + leveled, len(self.rows)))
 
-    def noise(self, logs: np.ndarray) -> np.ndarray:
-        """Noise variance of each bent difference, (n,)."""
-        return np.exp(logs[-1]) + self.variances + JITTER
+    def covariance(self, qualities: np.ndarray, logs: np.ndarray) -> np.ndarray:
+        """Covariances of what is observed, noise included, from those of the distinct qualities."""
+        result = self.observed @ (self.observed @ qualities).T
+        count = len(self.index)
+        result[count:, count:] += OFFSET  # what all levels have in common is not known
+        noise, drift = np.exp(logs[-2:])
+        result[np.diag_indices(len(result))] += JITTER + np.concatenate(
+            [noise + self.variances, np.full(self.leveled, drift + noise / 4)]
+        )
+        return result
 
     def maximise(self, start: np.ndarray, steps: int = STEPS) -> tuple[np.ndarray, float]:
         """Hyperparameters of highest posterior density, climbed from `start`, and minus its logarithm."""
@@ -243,51 +257,47 @@ class Data:
         self, logs: np.ndarray, products: np.ndarray, distances: np.ndarray
     ) -> tuple[float, np.ndarray]:
         """Minus the log marginal likelihood and log prior, and the gradient (Rasmussen and Williams, 5.9)."""
-        count, linear = len(self.targets), self.kernel.linear
+        count, linear = len(self.index), self.kernel.linear
         weights = np.exp(logs)
-        decay = weights[linear] * np.exp(-np.tensordot(weights[linear + 1 : -1], distances, axes=1))
-        covariance = self.paired(np.tensordot(weights[:linear], products, axes=1) + decay)
-        covariance[np.diag_indices(count)] += self.noise(logs)
-        factor = cholesky(covariance, lower=True)
+        decay = weights[linear] * np.exp(-np.tensordot(weights[linear + 1 : -2], distances, axes=1))
+        qualities = np.tensordot(weights[:linear], products, axes=1) + decay
+        factor = cholesky(self.covariance(qualities, logs), lower=True)
         solved = cho_solve((factor, True), self.targets)
         inverse = dpotri(factor, lower=1)[0]
         inverse = np.tril(inverse) + np.tril(inverse, -1).T
         offset = (logs - self.kernel.centre) / self.kernel.spread
         value = 0.5 * self.targets @ solved + np.log(np.diag(factor)).sum() + 0.5 * offset @ offset
         slope = inverse - np.outer(solved, solved)  # twice the derivative by the covariance
-        back = self._unpaired(slope)
+        back = self.observed.T @ (self.observed.T @ slope).T
+        first, second = np.trace(slope[:count, :count]), np.trace(slope[count:, count:])
         shaped = back * decay
         gradient = np.concatenate(
             [
                 weights[:linear] * np.tensordot(products, back),
                 [shaped.sum()],
-                -weights[linear + 1 : -1] * np.tensordot(distances, shaped),
-                [weights[-1] * np.trace(slope)],
+                -weights[linear + 1 : -2] * np.tensordot(distances, shaped),
+                weights[-2:] * [first + second / 4, second],
             ]
         )
         return value, 0.5 * gradient + offset / self.kernel.spread
 
-    def _unpaired(self, matrix: np.ndarray) -> np.ndarray:
-        """A^T matrix A of a symmetric matrix over comparisons, (distinct, distinct)."""
-        return self.incidence.T @ (self.incidence.T @ matrix).T
 
-
-def bend(differences: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of arcsinh(excess / scale) instead of differences of losses, and the slope at each; (n,).
+def bend(differences: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Differences of arcsinh(excess / scale) instead of losses, the slope at each, their means; (n,) each.
 
     A loss's excess is what it lies above the best of its time; qualities of bad networks are drawn together,
     those of good ones spread. `levels` are the lower losses of each comparison, compared only with
     those of the `WINDOW` comparisons before and after, because a weight set drifts.
     """
     if not differences.any():
-        return differences.copy(), np.ones_like(differences)
+        return differences.copy(), np.ones_like(differences), np.zeros_like(differences)
     excess = levels - minimum_filter1d(levels, 2 * WINDOW + 1, mode="nearest")
     sizes = np.abs(differences)
     losers = excess + sizes
     scale = float(np.quantile(losers[sizes > 0], QUANTILE))
-    bent = np.sign(differences) * (np.arcsinh(losers / scale) - np.arcsinh(excess / scale))
+    low, high = np.arcsinh(excess / scale), np.arcsinh(losers / scale)
     middle = (excess + 0.5 * sizes) / scale
-    return bent, 1 / (scale * np.sqrt(1 + middle**2))
+    return np.sign(differences) * (high - low), 1 / (scale * np.sqrt(1 + middle**2)), (low + high) / 2
 
 
 class Posterior:
@@ -298,11 +308,10 @@ class Posterior:
         if not len(data.targets):
             return
         self.known = data.kernel.project(data.rows, logs)
-        covariance = data.paired(data.kernel.between(self.known, self.known, logs))
-        covariance[np.diag_indices(len(data.targets))] += data.noise(logs)
-        self.factor = cholesky(covariance, lower=True)
+        qualities = data.kernel.between(self.known, self.known, logs)
+        self.factor = cholesky(data.covariance(qualities, logs), lower=True)
         # The weight of each distinct architecture in every mean.
-        self.weights = data.incidence.T @ cho_solve((self.factor, True), data.targets)
+        self.weights = data.observed.T @ cho_solve((self.factor, True), data.targets)
 
     def mean(self, rows: Integers) -> np.ndarray:
         """Posterior mean of f, (n,)."""
@@ -322,8 +331,7 @@ class Posterior:
 
     def _reduced(self, here: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         cross = self.data.kernel.between(self.known, here, self.logs)  # (distinct, n)
-        a, b = self.data.index.T
-        return self.weights @ cross, solve_triangular(self.factor, cross[a] - cross[b], lower=True)
+        return self.weights @ cross, solve_triangular(self.factor, self.data.observed @ cross, lower=True)
 
     def gap(self, rows: Integers, reference: Integers) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of f(rows[i]) - f(reference[i]); a single reference serves all rows."""
@@ -347,7 +355,7 @@ class Posterior:
     def beats(self, a: Integers, b: Integers) -> np.ndarray:
         """P(a[i] wins against b[i]) in a comparison of the usual noise, (n,)."""
         mean, variance = self.gap(a, b)
-        noise = math.exp(self.logs[-1]) + self.data.usual + JITTER
+        noise = math.exp(self.logs[-2]) + self.data.usual + JITTER
         return ndtr(mean / np.sqrt(variance + noise))
 
     def improvement(self, rows: Integers, reference: Integers) -> np.ndarray:

@@ -75,7 +75,7 @@ class PairedSearch:
         confidence: float = 0.97,
         audit_share: float = 0.1,
         maximum_velocity: float = 1.0,
-        mixed_pairs: bool = True,
+        mixed_pairs: bool = False,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"--strategy {strategy}: allowed are {', '.join(STRATEGIES)}")

@@ -1,0 +1,213 @@
+"""How well the paired predictor ranks architectures it has never seen, and how honest its probabilities are.
+
+    python benchmarks/predictor_on_table.py --table nasbench201_cifar10.csv --json predictor.json
+    python benchmarks/predictor_on_table.py --surrogate nasbench301_surrogate.onnx \
+        --encoding nasbench301_encoding.json --labelled 50 100 200 400 --json predictor.json
+
+`--labelled n`: n architectures with known losses; the predictor is told how each compares with the median
+one, from which every pair among them follows. `--pairs n`: n comparisons of 2n different architectures, told
+as a search tells them (the difference, and the lower loss of each). `differences`: the same without the
+losses, as if nothing could be compared between comparisons. Calibration is measured on random pairs of unseen
+architectures.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+import numpy as np
+import threadpoolctl
+from scipy.stats import kendalltau
+from search_on_table import check_files, summarise
+from tables import Problem, open_problem
+
+from encoding import Architecture
+from pair_predictor import PairPredictor
+from utils import check_range, run_script, write_atomically
+
+BINS = 10  # of predicted probabilities, for the calibration error
+SURE = 0.95  # a confident decision
+
+
+@dataclass(frozen=True)
+class Config:
+    """Kendall's tau and calibration of the paired predictor."""
+
+    table: str | None = None
+    """CSV file: arch (integers joined by -), then columns of numbers"""
+    observe: str | None = None
+    """column that the predictor learns from (default: the first)"""
+    truth: str | None = None
+    """column that it is tested on (default: the observed one)"""
+    surrogate: str | None = None
+    """NAS-Bench-301 as an ONNX file, instead of a table"""
+    encoding: str | None = None
+    """JSON file with the integer of each value of the surrogate's inputs"""
+    labelled: tuple[int, ...] = (39, 78, 156, 469)
+    """numbers of labelled architectures"""
+    pairs: tuple[int, ...] = (20, 40, 80, 160, 320)
+    """numbers of disjoint pair outcomes"""
+    unseen: int = 2000
+    """architectures to be ranked (as many as there are, in a small table)"""
+    seeds: int = 10
+    """draws of architectures"""
+    processes: int = 1
+    """draws at the same time; the result does not depend on it"""
+    json: str | None = None
+    """write the result here, and the reliability curve beside it as PNG"""
+    overwrite: bool = False
+    """replace these files if they are there"""
+
+    def check(self) -> None:
+        """ValueError names the flag, its value and what is allowed."""
+        check_range(self, "seeds processes", 1)
+        check_range(self, "unseen", 2)
+        for name, low in (("labelled", 4), ("pairs", 3)):
+            for number in getattr(self, name):
+                if number < low:
+                    raise ValueError(f"--{name} {number}: must be at least {low}")
+        if self.json is not None:
+            check_files(self.json, self.overwrite)
+
+
+_problem: Problem | None = None  # of this process
+
+
+def start(config: Config) -> None:
+    """Prepare a process: open the problem once, one thread for the linear algebra."""
+    global _problem
+    threadpoolctl.threadpool_limits(1)
+    _problem = open_problem(config)
+
+
+def train(problem: Problem, known: list[Architecture], how: str) -> PairPredictor:
+    """A predictor that was told comparisons of `known`, in one of the three ways."""
+    losses = [problem.loss(architecture) for architecture in known]
+    if how == "labelled":
+        middle = int(np.argsort(losses)[len(losses) // 2])
+        met = [(middle, other) for other in range(len(known)) if other != middle]
+    else:
+        met = [(first, first + 1) for first in range(0, len(known), 2)]
+    predictor = PairPredictor(space=problem.space)
+    for a, b in met:
+        level = 0.0 if how == "differences" else min(losses[a], losses[b])
+        predictor.add(known[a], known[b], losses[a] - losses[b], 0.0, level)
+    return predictor
+
+
+def measure_one(task: tuple[str, int, int, int]) -> dict[str, Any]:
+    """Tau, and probabilities with outcomes of random unseen pairs, for one draw."""
+    how, number, unseen, seed = task
+    problem = _problem
+    assert problem is not None
+    rng = np.random.default_rng(seed)
+    count = number if how == "labelled" else 2 * number
+    drawn: dict[Architecture, None] = {}
+    while len(drawn) < min(count + unseen, problem.size):
+        architecture = problem.space.decode(problem.space.sample(rng))
+        if problem.holds(architecture):
+            drawn[architecture] = None
+    known, rest = list(drawn)[:count], list(drawn)[count:]
+    predictor = train(problem, known, how)
+    truth = [problem.accuracy(architecture) for architecture in rest]
+    tau = float(kendalltau(predictor.quality(rest), truth).statistic)
+    a, b = rest[: len(rest) // 2], rest[len(rest) // 2 : len(rest) // 2 * 2]
+    claims = predictor.probabilities(a, b)
+    gaps = np.array([problem.loss(second) - problem.loss(first) for first, second in zip(a, b, strict=True)])
+    kept = gaps != 0  # equal losses have no winner
+    return {"tau": tau, "claims": claims[kept].tolist(), "wins": (gaps[kept] > 0).tolist()}
+
+
+def calibration(claims: np.ndarray, wins: np.ndarray) -> dict[str, Any]:
+    """Expected calibration error, the reliability curve, and what confident decisions are worth."""
+    places = np.minimum((claims * BINS).astype(int), BINS - 1)
+    curve = [
+        [float(claims[places == k].mean()), float(wins[places == k].mean()), int((places == k).sum())]
+        for k in range(BINS)
+        if (places == k).any()
+    ]
+    error = sum(abs(claim - won) * size for claim, won, size in curve) / len(claims)
+    sure = np.maximum(claims, 1 - claims) >= SURE
+    right = float(((claims > 0.5) == wins)[sure].mean()) if sure.any() else None
+    return {
+        "expected_calibration_error": float(error),
+        "accuracy": float(((claims > 0.5) == wins).mean()),
+        "confident_share": float(sure.mean()),
+        "confident_accuracy": right,
+        "reliability": curve,
+    }
+
+
+def collect(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Tau over the draws, calibration of all their pairs together."""
+    claims, wins = (np.concatenate([one[key] for one in found]) for key in ("claims", "wins"))
+    return {"tau": summarise([one["tau"] for one in found]), **calibration(claims, wins.astype(bool))}
+
+
+def draw(results: dict[str, dict[str, Any]], title: str) -> bytes:
+    """Reliability curves of the predictors that learned from pairs, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    for number, result in results.items():
+        points = np.array(result["reliability"])
+        axes.plot(points[:, 0], points[:, 1], marker="o", label=f"{number} pairs")
+    axes.set(xlabel="predicted probability", ylabel="share that won", title=title)
+    axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    plt.close(figure)
+    return picture.getvalue()
+
+
+def main(config: Config) -> None:
+    """Measure every size in every way; print, write, draw."""
+    problem = open_problem(config)
+    if problem is None:
+        return
+    sizes = {"labelled": config.labelled, "pairs": config.pairs, "differences": config.pairs}
+    needed = max([*config.labelled, *(2 * number for number in config.pairs)], default=0)
+    if needed + 2 > problem.size:
+        raise ValueError(f"--labelled, --pairs: {needed} architectures, but the table has {problem.size}")
+    tasks = [
+        (how, number, config.unseen, seed)
+        for how, numbers in sizes.items()
+        for number in numbers
+        for seed in range(config.seeds)
+    ]
+    with ProcessPoolExecutor(config.processes, initializer=start, initargs=(config,)) as pool:
+        finished = dict(zip(tasks, pool.map(measure_one, tasks), strict=True))
+    results: dict[str, dict[str, Any]] = {how: {} for how in sizes}
+    for how, numbers in sizes.items():
+        for number in numbers:
+            found = [finished[how, number, config.unseen, seed] for seed in range(config.seeds)]
+            results[how][str(number)] = result = collect(found)
+            print(
+                f"{how:12} {number:5}: tau {result['tau']['mean']:.3f} (sd {result['tau']['sd']:.3f}), "
+                f"calibration error {result['expected_calibration_error']:.3f}, sure of "
+                f"{result['confident_share']:.0%}, of those right "
+                + ("-" if result["confident_accuracy"] is None else f"{result['confident_accuracy']:.1%}")
+            )
+    if config.json is None:
+        return
+    import measure  # imports torch, which the predictor does without
+
+    record = {"table": problem.name, **results, **measure.provenance(asdict(config))}
+    write_atomically(config.json, json.dumps(record, indent=1) + "\n")
+    write_atomically(Path(config.json).with_suffix(".png"), draw(results["pairs"], problem.name))
+
+
+if __name__ == "__main__":
+    run_script(main, Config)

@@ -1,0 +1,120 @@
+"""The table benchmarks on small tables made here: every strategy, every refusal, the skip."""
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from strategies import STRATEGIES  # noqa: E402
+from tables import Table  # noqa: E402
+
+
+def write_table(path, keep=1.0):
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 3))
+    lines = ["arch,accuracy,early"]
+    for row in product(range(3), repeat=4):
+        if rng.random() < keep or row == (2, 2, 2, 2):
+            value = sum(weights[at, choice] for at, choice in enumerate(row))
+            lines.append(f"{'-'.join(map(str, row))},{90 + value:.4f},{80 + value + rng.normal():.4f}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def run(script, *flags):
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+@pytest.mark.parametrize("keep", [1.0, 0.6])
+def test_every_strategy_spends_its_budget_within_the_table(tmp_path, name, keep):
+    problem = Table(write_table(tmp_path / "t.csv", keep))
+    returned = STRATEGIES[name](problem, 25, 1)
+    accuracies = [problem.accuracy(architecture) for architecture in returned]
+    assert len(accuracies) >= 25
+    assert accuracies[-1] > np.mean(list(problem._true.values()))
+    assert returned == STRATEGIES[name](problem, 25, 1)
+
+
+def test_a_guided_search_finds_the_best_of_a_small_table(tmp_path):
+    problem = Table(write_table(tmp_path / "t.csv"))
+    best = max(problem._true.values())
+    found = [problem.accuracy(STRATEGIES["ours"](problem, 40, seed)[39]) for seed in range(3)]
+    assert max(found) == best
+
+
+def test_the_columns_that_are_seen_and_that_count(tmp_path):
+    file = write_table(tmp_path / "t.csv")
+    problem = Table(file, observe="early", truth="accuracy")
+    assert problem.loss((0, 0, 0, 0)) < -70
+    assert problem.accuracy((0, 0, 0, 0)) == Table(file).accuracy((0, 0, 0, 0))
+    with pytest.raises(ValueError, match=r"--observe late: .* accuracy, early"):
+        Table(file, observe="late")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "arch\n0-1\n", "arch,x\n0-1,a\n", "arch,x\n0-1,1\n0-1-2,1\n", "arch,x\n0-1,nan\n"]
+)
+def test_a_file_that_is_no_such_table_is_named(tmp_path, text):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"bad\.csv"):
+        Table(str(tmp_path / "bad.csv"))
+
+
+def test_search_on_table_writes_every_seed_and_refuses_to_overwrite(tmp_path):
+    flags = ["--table", write_table(tmp_path / "t.csv"), "--strategies", "random", "ours"]
+    flags += ["--budgets", "5", "20", "--seeds", "2", "--json", str(tmp_path / "out.json")]
+    first = run("search_on_table.py", *flags)
+    assert first.returncode == 0, first.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert set(result["strategies"]) == {"random", "ours"}
+    entry = result["strategies"]["ours"]["20"]
+    assert len(entry["values"]) == 2
+    assert entry["mean"] == pytest.approx(np.mean(entry["values"]))
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    again = run("search_on_table.py", *flags)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+
+
+def test_predictor_on_table_measures_tau_and_calibration(tmp_path):
+    flags = ["--table", write_table(tmp_path / "t.csv"), "--labelled", "10", "30", "--pairs", "5", "15"]
+    done = run("predictor_on_table.py", *flags, "--seeds", "2", "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["labelled"]["30"]["tau"]["mean"] > 0.6
+    assert 0 <= result["pairs"]["15"]["expected_calibration_error"] <= 1
+
+
+@pytest.mark.parametrize("script", ["search_on_table.py", "predictor_on_table.py"])
+def test_an_absent_table_is_skipped_with_one_line(tmp_path, script):
+    done = run(script, "--table", str(tmp_path / "none.csv"))
+    assert done.returncode == 0
+    assert done.stdout.startswith("skipped: ")
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--strategies", "best"], "--strategies best"),
+        (["--budgets", "0"], "--budgets 0"),
+        (["--seeds", "0"], "--seeds 0"),
+        (["--surrogate", "a.onnx"], "--table"),
+        (["--budgets", "500"], "--budgets 500: the table has 81"),
+    ],
+)
+def test_wrong_flags_get_one_line(tmp_path, flags, message):
+    done = run("search_on_table.py", "--table", write_table(tmp_path / "t.csv"), *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
