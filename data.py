@@ -271,7 +271,7 @@ def load(
 ) -> ImageSet:
     """The training or test part of a data set (see SETS), read from `folder`, on the CPU.
 
-    CIFAR and Fashion-MNIST are downloaded there by torchvision if they are missing, which is said on stderr.
+    CIFAR and Fashion-MNIST are downloaded there by torchvision if they are missing, which is said.
     `image_size` resizes the images of class folders. ValueError or OSError, in one line, for what is wrong.
     """
     if name not in SETS:

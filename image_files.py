@@ -5,6 +5,7 @@ torchvision, only after their MD5 sums have shown them to be the published files
 """
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import os
@@ -43,9 +44,12 @@ class Arrays(NamedTuple):
 
 
 def say(message: str) -> None:
-    """One line on stderr, once under torchrun."""
+    """Print what a user should know, from the first process only; stderr is kept for what is wrong."""
     if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr, flush=True)
+        print(message, flush=True)
+
+
+say_once = functools.cache(say)  # for what both parts of a data set would say
 
 
 @contextlib.contextmanager
@@ -227,7 +231,7 @@ def list_images(root: Path) -> dict[str, Listing]:
     folders = {"train": root / "train"} if (root / "train").is_dir() else {}
     folders |= {"test": tests[0]} if tests else {}
     if len(tests) == 2:
-        say(f"{root} has test/ and val/: only test/ is used")
+        say_once(f"{root} has test/ and val/: only test/ is used")
     if folders:
         listings = {part: list_classes(folder) for part, folder in folders.items()}
         names = [set(listing.classes) for listing in listings.values()]
@@ -238,7 +242,7 @@ def list_images(root: Path) -> dict[str, Listing]:
     smallest, name = min(zip(np.bincount(everything.labels).tolist(), everything.classes, strict=True))
     if smallest < 5:
         raise ValueError(f"--data {root}: class {name!r} has {smallest} images; needed without test/ are 5")
-    say(f"{root} has no train/ and test/: every fifth image of each class is taken as the test part")
+    say_once(f"{root} has no train/ and test/: every fifth image of each class is taken as the test part")
     chosen = every_fifth(everything.labels)
     return {
         part: Listing(

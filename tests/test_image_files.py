@@ -85,7 +85,7 @@ def test_without_network_one_line_says_what_is_missing(tmp_path, offline, capsys
     assert str(folder) in message
     assert "no network" in message or "mirror" in message
     assert not folder.exists()
-    assert "downloading it into" in capsys.readouterr().err
+    assert "downloading it into" in capsys.readouterr().out
 
 
 def write_cifar(folder, monkeypatch, kind, classes, count=6):
@@ -191,11 +191,11 @@ def test_one_colour_image_makes_the_whole_folder_colour(tmp_path):
 def test_the_second_load_comes_from_the_cache(tmp_path, monkeypatch, capsys):
     write_tree(tmp_path)
     first = data.load("folder", tmp_path)
-    assert "decoding 12 images" in capsys.readouterr().err
+    assert "decoding 12 images" in capsys.readouterr().out
     monkeypatch.setattr(image_files, "read_image", None)  # decoding again would fail
     assert np.array_equal(data.load("folder", tmp_path).images, first.images)
     assert len(data.load("folder", tmp_path, "test")) == 6
-    assert not capsys.readouterr().err
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "rewritten", "touched", "new class", "damaged cache"])
@@ -220,7 +220,7 @@ def test_the_cache_notices_every_change(tmp_path, capsys, change):
         cache = tmp_path / image_files.CACHE_FOLDER / "original.npz"
         cache.write_bytes(cache.read_bytes()[:-200])
     found = data.load("folder", tmp_path)
-    assert "decoding" in capsys.readouterr().err
+    assert "decoding" in capsys.readouterr().out
     assert len(found) == {"added": 7, "removed": 5, "new class": 7}.get(change, 6)
     if change == "rewritten":
         assert (found.images[0] == 9).all()
@@ -241,8 +241,9 @@ def test_two_processes_at_once_both_get_the_set(tmp_path):
         for _ in range(2)
     ]
     outputs = [worker.communicate(timeout=60) for worker in workers]
-    assert outputs[0][0] == outputs[1][0] != ""
-    assert sum(error.count("decoding") for _, error in outputs) == 1
+    sums = [output.splitlines()[-1] for output, _ in outputs]
+    assert sums[0] == sums[1] != ""
+    assert sum(output.count("decoding") for output, _ in outputs) == 1
     left = sorted(path.name for path in (tmp_path / image_files.CACHE_FOLDER).iterdir())
     assert left == ["original.lock", "original.npz"]
 
@@ -251,7 +252,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_costs_nothing(tmp_path, caps
     write_tree(tmp_path)
     (tmp_path / image_files.CACHE_FOLDER).write_text("a file where the folder should be")
     assert len(data.load("folder", tmp_path)) == 6
-    assert "could not be written" in capsys.readouterr().err
+    assert "could not be written" in capsys.readouterr().out
 
 
 def test_image_size_scales_and_crops_the_middle(tmp_path):
@@ -279,7 +280,7 @@ def test_photographs_are_turned_upright(tmp_path):
 def test_class_folders_alone_give_every_fifth_image_as_test(tmp_path, capsys):
     write_tree(tmp_path, parts=("",), count=11)
     train, test = data.load("folder", tmp_path), data.load("folder", tmp_path, "test")
-    assert "every fifth image" in capsys.readouterr().err
+    assert "every fifth image" in capsys.readouterr().out
     assert (len(train), len(test)) == (18, 4)
     expected = np.asarray(Image.open(tmp_path / "bird" / "004.png")).transpose(2, 0, 1)
     assert np.array_equal(test.images[0].numpy(), expected)
