@@ -1,0 +1,116 @@
+"""Speed of a full-size network, beside the plain path.
+
+    python benchmarks/network.py
+    python benchmarks/network.py --processes 1 --threads 2 --json result.json
+
+RelativeNAS at 36 channels and 20 layers. The input is one batch of random images, made beforehand.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+import measure
+import plain
+import runs
+import torch
+from torch import nn
+
+import genotypes
+import training
+from inference import fold_batch_norm
+from model import NetworkCIFAR
+from utils import check_range, run_script
+
+
+@dataclass(frozen=True)
+class Config:
+    """Images per second of training and evaluating a full-size network."""
+
+    init_channels: int = 36
+    """Channels of the first cell."""
+    layers: int = 20
+    """Cells."""
+    batch_size: int = 32
+    """Images per step."""
+    processes: int = 2
+    """Processes at once, each with its own network."""
+    threads: int = 1
+    """CPU threads of each process."""
+    seconds: float = 5.0
+    """How long each kind of step is timed in a round."""
+    repeats: int = 3
+    """Rounds; the variants take turns in each."""
+    json: str | None = None
+    """Write the result to this file, which must not exist."""
+
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be measured."""
+        check_range(self, "init_channels layers processes threads repeats", 1)
+        check_range(self, "batch_size", 2)
+        check_range(self, "seconds", 0, open_low=True)
+        measure.check_output(self.json)
+
+
+def prepare(config: Config, path: str) -> runs.Work:
+    """The two kinds of steps of one network."""
+    torch.manual_seed(0)
+    cell = genotypes.lookup("RelativeNAS")
+    ours = NetworkCIFAR(config.init_channels, 10, config.layers, False, cell)
+    network: nn.Module = ours if path == "project" else plain.PlainNetwork(ours, everything=False)
+    evaluated: nn.Module = fold_batch_norm(ours) if path == "project" else network
+    if path == "project":
+        network.to(memory_format=torch.channels_last)
+        evaluated.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
+    scaler = training.grad_scaler(torch.device("cpu"), "float32")
+    batch = (torch.randn(config.batch_size, 3, 32, 32), torch.arange(config.batch_size) % 10)
+
+    def train() -> int:
+        training.train_one_epoch(network, optimizer, [batch], scaler=scaler)
+        return config.batch_size
+
+    def evaluate() -> int:
+        training.evaluate(evaluated, [batch])
+        return config.batch_size
+
+    return runs.Work({"training": train, "evaluating": evaluate}, {})
+
+
+def largest_difference(config: Config) -> float:
+    """The largest difference of the logits in evaluation; ValueError if it is above 1e-4."""
+    torch.manual_seed(0)
+    ours = NetworkCIFAR(config.init_channels, 10, config.layers, False, genotypes.lookup("RelativeNAS"))
+    images = torch.randn(config.batch_size, 3, 32, 32)
+    with torch.no_grad():
+        ours.train()(images)  # running statistics that are not their start values
+        expected = plain.PlainNetwork(ours, everything=False).eval()(images)[0]
+        difference = (fold_batch_norm(ours)(images)[0] - expected).abs().max().item()
+    if not difference <= 1e-4:
+        raise ValueError(f"the two paths differ by {difference:.1e}")
+    return difference
+
+
+def main(config: Config) -> None:
+    origin = measure.provenance(asdict(config))
+    difference = largest_difference(config)
+    results: dict[str, list[dict[str, float]]] = {}
+    for _ in range(config.repeats):
+        for path in ("plain", "project"):
+            found = runs.in_processes(
+                prepare, (config, path), config.processes, config.threads, config.seconds
+            )
+            results.setdefault(path, []).append(found)
+    for kind in ("training", "training" + runs.CPU, "evaluating", "evaluating" + runs.CPU):
+        rates = {path: [found[kind] for found in rounds] for path, rounds in results.items()}
+        print(f"{kind}, {config.processes} x {config.threads} threads")
+        print(measure.table(rates, "plain"))
+    flops = origin["hardware"]["gflops_float32_matrix_product"]
+    print(f"2048-cube matrix product: {flops} GFLOP/s; logits of the two paths differ by {difference:.1e}")
+    measure.write(config.json, origin | {"largest_difference": difference, "rounds": results})
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
