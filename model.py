@@ -11,6 +11,7 @@ and buffers.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -136,7 +137,7 @@ class AuxiliaryHead(ReLUFirst):
         return self.classifier(self.features[1:](x).flatten(1))
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """What both networks share: the stack of cells, drop path, the heads.
 
     `image_size` is (rows, columns) or one number for both, 32 or 224 unless given. ValueError names the
@@ -190,9 +191,9 @@ class Network(nn.Module):
                 f"{smallest}x{smallest}"
             )
 
+    @abstractmethod
     def _build_stem(self, in_channels: int, C: int) -> tuple[int, int, bool]:
         """Build the stem: the channels of its two outputs; whether the second is of half the size."""
-        raise NotImplementedError
 
     def _build_cells(self, C_prev_prev: int, C_prev: int, reduction_prev: bool) -> None:
         C, layers = self.C, self._layers
@@ -224,9 +225,9 @@ class Network(nn.Module):
         draws = [torch.rand(2 * cell._steps, len(x), generator=generator, device=device) for cell in cells]
         return [(draw >= p).to(x.device, x.dtype) / (1.0 - p) for draw in draws]
 
+    @abstractmethod
     def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The two rectified inputs of the first cell."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images (N, in_channels, H, W) to (logits, auxiliary logits or None), each (N, num_classes).

@@ -10,6 +10,7 @@ edges.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -247,15 +248,15 @@ class BatchNorm(nn.BatchNorm2d):
         return torch.empty_like(x) if x.is_meta else super().forward(x)
 
 
-class ReLUFirst(nn.Module):
+class ReLUFirst(nn.Module, ABC):
     """An operation whose first step is a ReLU; `after_relu` is the rest of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after_relu(F.relu(x))
 
+    @abstractmethod
     def after_relu(self, x: Tensor) -> Tensor:
         """The operation on an input that is rectified already."""
-        raise NotImplementedError
 
 
 class ReLUSequence(ReLUFirst):
