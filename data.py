@@ -241,23 +241,18 @@ def batches(
     """
     assert augmentation is None or generator is not None, "augmentation needs a generator"
     rank, processes = shard
-    training = generator is not None
-    order, uniforms = (
-        draw(len(images), generator) if generator is not None else (torch.arange(len(images)), None)
-    )
+    count, needed = len(images), rank + 1 if generator is None else 2 * processes
+    order, uniforms = (torch.arange(count), torch.empty(0)) if generator is None else draw(count, generator)
     source = images.images.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
     scale, shift = _scale_and_shift(statistics, images.image_size, source.device)
-    for first in range(0, len(images), batch_size):
-        last = min(first + batch_size, len(images))
-        if training and last - first < 2 * processes:
+    for first in range(0, count, batch_size):
+        if count - first < needed:
             return
-        mine = slice(first + rank, last, processes)
-        if first + rank >= last:
-            return  # nothing is left for this process
+        mine = slice(first + rank, min(first + batch_size, count), processes)
         indices = order[mine].to(source.device, non_blocking=True)
         batch = source.index_select(0, indices)  # (n, H, W, C)
         n, H, W, C = batch.shape
-        if augmentation is not None and uniforms is not None:
+        if augmentation is not None:
             batch, rows, columns = augment(batch, uniforms[mine], augmentation)
         values = torch.addcmul(shift, batch.view(n, H, W * C).float(), scale)
         if augmentation is not None and augmentation.cutout_length:

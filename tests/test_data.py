@@ -252,3 +252,10 @@ def test_published_statistics_are_used_for_cifar_only():
     images = random_set()
     assert data.statistics_of("cifar10", images).mean[0] == pytest.approx(0.4914, abs=1e-4)
     assert data.statistics_of("folder", images) == data.channel_statistics(images.images)
+
+
+def test_evaluation_in_more_processes_than_the_last_batch_has_images():
+    images = random_set(count=9)
+    statistics = data.channel_statistics(images.images)
+    shards = [list(data.batches(images, 4, statistics, shard=(rank, 3))) for rank in range(3)]
+    assert [[len(labels) for _, labels in shard] for shard in shards] == [[2, 2, 1], [1, 1], [1, 1]]
