@@ -25,6 +25,7 @@ from features import Features
 LEVELED = 60  # comparisons, the first ones, whose level is looked at
 OFFSET = 10.0  # prior variance of what all levels share, in squared typical differences
 WINDOW = 50  # comparisons before and after that share a level
+STEADY = 0.5  # typical differences by which the loss of a network may change when it is trained again
 QUANTILE = 0.25  # of the losers' excess loss: up to there quality is linear in the loss
 JITTER = 1e-6  # keeps the Cholesky factor of exact differences defined
 SMALLEST, LARGEST = -10.0, 4.0  # bounds of the hyperparameters' logarithms
@@ -39,10 +40,10 @@ class PairPredictor:
     Quality f is minus the loss, up to a constant. `add` costs nothing; the next question refits.
     """
 
-    def __init__(self, *, space: ChoiceSpace, fit_every: float = 1.1) -> None:
+    def __init__(self, *, space: ChoiceSpace, fit_every: float = 1.1, levels: bool = True) -> None:
         self.space = space
         self.features = Features(space)
-        self.fit_every = fit_every
+        self.fit_every, self.use_levels = fit_every, levels
         self.pairs: Integers = np.empty((0, 2, space.positions), dtype=np.int64)
         self.differences = np.empty(0)
         self.errors = np.empty(0)
@@ -95,7 +96,7 @@ class PairPredictor:
     def _data(self, reading: str, first: int | None = None) -> "Data":
         kernel = Kernel(self.features, reading)
         numbers = (self.differences[:first], self.errors[:first], self.levels[:first])
-        return Data(kernel, self.pairs[:first], *numbers)
+        return Data(kernel, self.pairs[:first], *numbers, self.use_levels)
 
     def _fit(self) -> None:
         readings, start = self.features.readings, self.hyperparameters
@@ -199,12 +200,15 @@ class Data:
         differences: np.ndarray,
         errors: np.ndarray,
         levels: np.ndarray,
+        use_levels: bool,
     ) -> None:
         self.kernel = kernel
         positions = kernel.features.space.positions
         rows, index = np.unique(pairs.reshape(-1, positions), axis=0, return_inverse=True)
         self.rows: Integers = rows
         self.index = index.reshape(-1, 2)
+        if not (use_levels and steady(self.index, differences, levels)):
+            levels = np.zeros_like(levels)
         bent, slope, heights = bend(differences, levels)
         scale = float(np.sqrt(np.mean(bent**2))) if bent.any() else 1.0
         self.leveled = min(len(bent), LEVELED) if levels.any() else 0
@@ -280,6 +284,18 @@ class Data:
             ]
         )
         return value, 0.5 * gradient + offset / self.kernel.spread
+
+
+def steady(index: Integers, differences: np.ndarray, levels: np.ndarray) -> bool:
+    """Whether losses of different comparisons may be compared: networks met again had about the same loss.
+
+    A weight set that learns changes them; then only differences count. `index` (n, 2) numbers a and b.
+    """
+    losses = levels[:, None] + np.maximum(np.stack([differences, -differences], axis=1), 0)  # (n, 2)
+    order = np.argsort(index.ravel(), kind="stable")
+    again = np.diff(index.ravel()[order]) == 0
+    changes = np.abs(np.diff(losses.ravel()[order]))[again]
+    return not len(changes) or bool(np.median(changes) <= STEADY * np.median(np.abs(differences)))
 
 
 def bend(differences: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -76,6 +76,7 @@ class PairedSearch:
         audit_share: float = 0.1,
         maximum_velocity: float = 1.0,
         mixed_pairs: bool = False,
+        levels: bool = True,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"--strategy {strategy}: allowed are {', '.join(STRATEGIES)}")
@@ -94,6 +95,7 @@ class PairedSearch:
         self.space, self.pop_size, self.generations, self.seed = space, pop_size, generations, seed
         self.pairs_per_sync, self.strategy, self.accept = pairs_per_sync, strategy, accept
         self.use_rank, self.use_screen, self.use_decide = rank, screen, decide
+        self.guided = rank or screen or decide  # whether the predictor takes part at all
         self.proposals, self.initial = proposals, initial
         self.confidence, self.audit_share = confidence, audit_share
         self.population = SlowFast(
@@ -103,17 +105,12 @@ class PairedSearch:
             maximum_velocity=maximum_velocity,
             mixed_pairs=mixed_pairs and screen and strategy != "random",
         )
-        self.predictor = PairPredictor(space=space)
+        self.predictor = PairPredictor(space=space, levels=levels and strategy != "random")
         self.generation, self.pair = 0, 0  # of the next group's first pair
         self.group: list[Comparison] = []  # asked, not yet told, in pair order
         self.evaluated: dict[tuple[int, ...], float] = {}  # choices -> loss when last trained
         self.log: list[dict[str, float]] = []  # the comparisons of this generation
         self.last_summary: dict[str, float] = {}
-
-    @property
-    def guided(self) -> bool:
-        """Whether the predictor takes part at all."""
-        return self.use_rank or self.use_screen or self.use_decide
 
     # ---- ask
 
@@ -196,14 +193,13 @@ class PairedSearch:
             vectors = list(self.population.reconsider(member, self.proposals))
         else:
             vectors = [self._fresh(member, attempt) for attempt in range(self.proposals)]
-        known = list(self.evaluated)
-        order = self.predictor.rank([self.space.architecture(np.array(row)) for row in known])
-        best = [np.array(known[index]) for index in order[:10]]
+        known = np.array(list(self.evaluated))
+        best = known[np.argsort(-self.predictor.posterior().mean(known), kind="stable")[:10]]
         rows = [self.space.read(vector) for vector in vectors]
         for _ in range(self.proposals):
             first, second = (best[rng.integers(len(best))] for _ in range(2))
             rows.append(self.space.mutate(self.space.cross(first, second, rng), rng))
-        banned = {*known, *(tuple(row.tolist()) for row in taken)}
+        banned = {*self.evaluated, *(tuple(row.tolist()) for row in taken)}
         found = self._climb(np.array(rows), best[0], banned)
         for row in found:
             if self._accepts(row):

@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
 import threadpoolctl
-from strategies import STRATEGIES
+from strategies import COMPARED, STRATEGIES
 from tables import Problem, open_problem
 
 from utils import check_range, run_script, write_atomically
@@ -48,8 +48,9 @@ class Config:
     """NAS-Bench-301 as an ONNX file, instead of a table"""
     encoding: str | None = None
     """JSON file with the integer of each value of the surrogate's inputs"""
-    strategies: tuple[str, ...] = tuple(STRATEGIES)
-    """any of ours, slow_fast, random, evolution, local, gaussian_process"""
+    strategies: tuple[str, ...] = COMPARED
+    """any of ours, slow_fast, random, evolution, local, gaussian_process; for an ablation also
+    ours_without_screen, _decide, _rank, _levels, and ours_with_mixed_pairs"""
     budgets: tuple[int, ...] = (20, 50, 100, 200)
     """report after so many distinct evaluations"""
     seeds: int = 20

@@ -3,6 +3,8 @@
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
@@ -58,17 +60,10 @@ class Evaluations:
         return self.loss(self.problem.space.architecture(row))
 
 
-def paired(problem: Problem, budget: int, seed: int, guided: bool) -> list[Architecture]:
-    """The search of train_search.py with its defaults; without `guided` as published. Runs until the
-    budget."""
+def paired(problem: Problem, budget: int, seed: int, **settings: Any) -> list[Architecture]:
+    """The search of train_search.py with its defaults apart from `settings`, until the budget is spent."""
     search = PairedSearch(
-        space=problem.space,
-        seed=seed,
-        generations=10**9,
-        accept=problem.accept,
-        rank=guided,
-        screen=guided,
-        decide=guided,
+        space=problem.space, seed=seed, generations=10**9, accept=problem.accept, **settings
     )
     evaluations = Evaluations(problem, budget)
     chosen: list[Architecture] = []
@@ -94,12 +89,12 @@ def paired(problem: Problem, budget: int, seed: int, guided: bool) -> list[Archi
 
 def ours(problem: Problem, budget: int, seed: int) -> list[Architecture]:
     """Slow-fast learning with the paired predictor."""
-    return paired(problem, budget, seed, guided=True)
+    return paired(problem, budget, seed)
 
 
 def slow_fast(problem: Problem, budget: int, seed: int) -> list[Architecture]:
     """Slow-fast learning as published, population 20."""
-    return paired(problem, budget, seed, guided=False)
+    return paired(problem, budget, seed, rank=False, screen=False, decide=False)
 
 
 def random(problem: Problem, budget: int, seed: int) -> list[Architecture]:
@@ -204,3 +199,13 @@ def _improvements(problem: Problem, trained: Integers, losses: np.ndarray, rows:
 STRATEGIES: dict[str, Callable[[Problem, int, int], list[Architecture]]] = {
     strategy.__name__: strategy for strategy in (ours, slow_fast, random, evolution, local, gaussian_process)
 }
+# `ours` with one part off, or an idea on that is not the default.
+PARTS: dict[str, dict[str, Any]] = {
+    "ours_without_screen": {"screen": False},
+    "ours_without_decide": {"decide": False},
+    "ours_without_rank": {"rank": False},
+    "ours_without_levels": {"levels": False},
+    "ours_with_mixed_pairs": {"mixed_pairs": True},
+}
+STRATEGIES |= {name: partial(paired, **settings) for name, settings in PARTS.items()}
+COMPARED = tuple(name for name in STRATEGIES if name not in PARTS)  # by default

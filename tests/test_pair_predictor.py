@@ -164,3 +164,23 @@ def test_refitting_three_hundred_comparisons_takes_well_under_a_second_each():
     start = time.process_time()
     predictor.probability(world.architecture(), world.architecture())
     assert time.process_time() - start < 5.0  # a loaded machine; about half a second on an idle core
+
+
+def test_levels_are_used_where_they_hold_and_ignored_where_they_drift():
+    def accuracy(drift, levels):
+        right = []
+        for seed in range(8, 12):
+            world = World(seed)
+            predictor = PairPredictor(space=SPACE, levels=levels)
+            known = [world.architecture() for _ in range(24)]
+            met = [*zip(known[::2], known[1::2], strict=True), (known[0], known[3]), (known[2], known[5])]
+            for when, (a, b) in enumerate(met):
+                level = min(world.loss(a), world.loss(b)) - drift * when
+                predictor.add(a, b, world.loss(a) - world.loss(b), 0.01, level)
+            fresh = [(world.architecture(), world.architecture()) for _ in range(300)]
+            truth = np.array([world.loss(a) < world.loss(b) for a, b in fresh])
+            right.append(((predictor.probabilities(*zip(*fresh, strict=True)) > 0.5) == truth).mean())
+        return np.mean(right)
+
+    assert accuracy(0.0, True) > accuracy(0.0, False) + 0.02
+    assert accuracy(5.0, True) == accuracy(5.0, False)
