@@ -179,11 +179,15 @@ def main(config: Config) -> None:
     try:
         train(run, config, images, precision)
         finish(run, config, images, precision)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not distributed.stopped(error):
+            raise
+        distributed.stop_calmly()
         log.info(f"stopped; go on with: train.py --resume {run.folder.path}")
-        raise
+        raise KeyboardInterrupt from None
     finally:
         distributed.close()
+        run.folder.unlock()
 
 
 def load(config: Config, device: torch.device) -> Images:

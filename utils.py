@@ -58,13 +58,18 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one line on stderr (from the first process only) and exit with `code`."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
-    else:
-        # torchrun stops all processes when one ends: the first one must have the time to say why.
-        with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(10)
+    """Print one line on stderr and exit with `code`. The first process speaks for all, if it fails at all."""
+    line = f"{Path(sys.argv[0]).name}: {' '.join(message.split())}"
+    if (rank := os.environ.get("RANK", "0")) != "0":
+        line += f" (process {rank})"
+        try:
+            # torchrun stops all processes when one ends: the first one must have the time to say why.
+            time.sleep(10 if code == 2 else 1)
+        except KeyboardInterrupt:
+            sys.exit(code)
+        if code != 2:
+            sys.exit(code)
+    print(line, file=sys.stderr)
     sys.exit(code)
 
 

@@ -106,16 +106,24 @@ def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
         utils.run_script(main, Config)
 
 
-def test_only_the_first_process_says_why(
+def test_the_first_process_speaks_for_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waited = []
     monkeypatch.setattr(utils.time, "sleep", waited.append)
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit):
+        utils.fail("no")  # nobody stopped it: the first process is well
+    assert capsys.readouterr().err.endswith(": no (process 1)\n")
+    assert waited, "torchrun would stop the first process before it can say anything"
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils.time, "sleep", stop)
+    with pytest.raises(SystemExit):
         utils.fail("no")
     assert capsys.readouterr().err == ""
-    assert waited, "torchrun would stop the first process before it can say anything"
 
 
 def test_seeds_differ_by_seed_and_purpose() -> None:
