@@ -1,7 +1,7 @@
 """The cell that a search found beside random cells, all trained from scratch in the same way and tested.
 
-    python benchmarks/found_cell.py --run runs/digits
-    torchrun --standalone --nproc_per_node 2 benchmarks/found_cell.py --run runs/digits --json out.json
+    python benchmarks/found_cell.py --search runs/digits
+    torchrun --standalone --nproc_per_node 2 benchmarks/found_cell.py --search runs/digits --json out.json
 
 Size, epochs, images and learning rate are those of the run's finalists. Cells train on the training half and
 are tested on the test images, which chose nothing here. Each seed gives other start values, batches and
@@ -39,7 +39,7 @@ from utils import check_range, derive_seed, run_script
 class Config:
     """Compare a run's winner with random cells."""
 
-    run: str
+    search: str
     """folder of a finished search"""
     cells: int = 10
     """random cells for each seed"""
@@ -75,8 +75,8 @@ def test_errors(
 
 
 def main(config: Config) -> None:
-    settings = read_settings(config.run, train_search.Config)
-    found = genotypes.lookup(config.run)
+    settings = read_settings(config.search, train_search.Config)
+    found = genotypes.lookup(config.search)
     device = distributed.init(settings.device)
     torch.set_num_threads(settings.threads)
     task, test = load_task(settings, device)
