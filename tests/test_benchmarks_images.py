@@ -16,8 +16,8 @@ from search_on_images import Config, open_run, result_of  # noqa: E402
 
 from utils import parse  # noqa: E402
 
-SMALL = "--set digits --images 80 --pop_size 4 --init_channels 4 --layers 1 --batch_size 20"
-FLAGS = f"{SMALL} --trainings 8 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
+SMALL = "--set digits --images 40 --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
+FLAGS = f"{SMALL} --trainings 4 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
 
 
 def run(script, *arguments):
@@ -38,10 +38,10 @@ def searched(tmp_path_factory):
 def test_strategies_spend_the_same_and_differences_are_those_of_the_seeds(searched):
     folder, result = searched
     searches = {name: runs[0] for name, runs in result["searches"].items()}
-    assert {search["trainings"] for search in searches.values()} == {8}
+    assert {search["trainings"] for search in searches.values()} == {4}
     assert {search["epochs_of_finalists"] for search in searches.values()} == {2}
     history = list(csv.DictReader((folder / "searches" / "ours-0" / "history.csv").open()))
-    assert 2 * sum(row["loss_a"] != "" for row in history) == 8
+    assert 2 * sum(row["loss_a"] != "" for row in history) == 4
     errors = {name: entry["test_error"]["values"] for name, entry in result["strategies"].items()}
     difference = result["strategies"]["ours"]["difference_to_slow_fast"]
     assert difference["values"] == [errors["ours"][0] - errors["slow_fast"][0]]
