@@ -44,7 +44,7 @@ for line in sys.stdin:
         print(pid, flush=True)
         continue
     signal.alarm(600)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     os.chdir(order["folder"])
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
