@@ -15,7 +15,6 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.linalg.lapack import dpotri
 from scipy.ndimage import minimum_filter1d
-from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import ndtr
 
@@ -251,6 +250,8 @@ class Data:
             np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0) for k in self.kernel.mixing
         ]
         bounds = [(SMALLEST, LARGEST)] * len(start)
+        from scipy.optimize import minimize  # here: it takes long to import, and --help needs none of it
+
         found = minimize(
             lambda logs: self._objective(logs, np.stack(products), np.stack(distances)),
             start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps},
