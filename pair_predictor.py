@@ -337,15 +337,6 @@ class Posterior:
         here = self.data.kernel.project(rows, self.logs)
         return self.data.kernel.between(here, self.known, self.logs) @ self.weights
 
-    def joint(self, rows: Integers) -> tuple[np.ndarray, np.ndarray]:
-        """Posterior mean (n,) and covariance (n, n) of f."""
-        here = self.data.kernel.project(rows, self.logs)
-        prior = self.data.kernel.between(here, here, self.logs)
-        if not len(self.data.targets):
-            return np.zeros(len(rows)), prior
-        mean, reduced = self._reduced(here)
-        return mean, prior - reduced.T @ reduced
-
     def _reduced(self, here: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         cross = self.data.kernel.between(self.known, here, self.logs)  # (distinct, n)
         return self.weights @ cross, solve_triangular(self.factor, self.data.observed @ cross, lower=True)

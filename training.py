@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -86,10 +87,11 @@ def train_one_epoch(
     auxiliary_weight: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> EpochResult:
-    """One pass over `batches` in training mode, one optimiser step per batch.
+    """One pass of one process over `batches` in training mode, one optimiser step per batch.
 
-    `network` returns (logits, logits_aux or None). A training that diverges is not stopped here: its loss
-    is not finite, and whoever called decides what that means.
+    Nothing is shared between processes: in a search each trains a candidate of its own, where `train_step`
+    trains one network in all of them. A training that diverges is not stopped here: its loss is not finite,
+    and whoever called decides what that means.
     """
     network.train()
     loss_sum = error_sum = None
@@ -97,19 +99,12 @@ def train_one_epoch(
     for inputs, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         with autocast(inputs.device, precision):
-            logits, logits_aux = network(inputs)
-            loss = cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-            total = loss
-            if logits_aux is not None and auxiliary_weight:
-                auxiliary_loss = cross_entropy(logits_aux.float(), labels, label_smoothing=label_smoothing)
-                total = loss + auxiliary_weight * auxiliary_loss
+            outputs = network(inputs)
+        logits, loss, total = _losses(outputs, labels, auxiliary_weight, label_smoothing, "mean")
         scaler.scale(total).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
-        scaler.step(optimizer)
-        scaler.update()
+        _step(network, optimizer, scaler, grad_clip)
         # Sums stay on the device: reading them each step would make a GPU wait.
-        wrong = (logits.detach().argmax(1) != labels).sum()
+        wrong = (logits.argmax(1) != labels).sum()
         weighted = loss.detach().double() * len(labels)
         loss_sum = weighted if loss_sum is None else loss_sum + weighted
         error_sum = wrong if error_sum is None else error_sum + wrong
@@ -156,21 +151,40 @@ def train_step(
     parts = min(micro_batches, max(1, len(labels) // 2))  # batch-norm needs two images
     for x, y in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
         with autocast(x.device, precision):
-            logits, logits_aux = network(x)
-        loss = cross_entropy(logits.float(), y, label_smoothing=label_smoothing, reduction="sum")
-        total = loss
-        if logits_aux is not None and auxiliary_weight:
-            auxiliary = cross_entropy(logits_aux.float(), y, label_smoothing=label_smoothing, reduction="sum")
-            total = loss + auxiliary_weight * auxiliary
+            outputs = network(x)
+        logits, loss, total = _losses(outputs, y, auxiliary_weight, label_smoothing, "sum")
         scaler.scale(total / images).backward()
-        wrong = (logits.detach().argmax(1) != y).sum()
+        wrong = (logits.argmax(1) != y).sum()
         sums += torch.stack([loss.detach().double(), wrong.double(), sums.new_tensor(len(y))])
     distributed.sum_gradients(network.parameters())
+    _step(network, optimizer, scaler, grad_clip)
+    return sums
+
+
+def _losses(
+    outputs: tuple[Tensor, Tensor | None],
+    labels: Tensor,
+    auxiliary_weight: float,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Detached logits, the loss of the logits, and the loss to descend, with the auxiliary head's share."""
+    logits, logits_aux = outputs
+    entropy = partial(cross_entropy, label_smoothing=label_smoothing, reduction=reduction)
+    loss = entropy(logits.float(), labels)
+    if logits_aux is None or not auxiliary_weight:
+        return logits.detach(), loss, loss
+    return logits.detach(), loss, loss + auxiliary_weight * entropy(logits_aux.float(), labels)
+
+
+def _step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float
+) -> None:
+    """Clip the gradients by their norm, unscaled, and step."""
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
     scaler.step(optimizer)
     scaler.update()
-    return sums
 
 
 class Errors(NamedTuple):
