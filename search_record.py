@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ import torch
 import checkpoint
 import distributed
 from candidates import Task, Trained
-from genotypes import PRIMITIVES, Genotype, from_json, to_json
+from encoding import operation_counts
+from genotypes import Genotype, from_json, to_json
 from model_search import FullSize, WeightSet
 from paired_search import Comparison, Outcome, PairedSearch
 from run_folder import RunFolder
@@ -70,10 +70,7 @@ class Record:
         row: Row = {name: _blank(value) for name, value in summary.items()}
         row |= {name: int(row[name]) for name in ("generation", "trained", "comparisons", "audits")}
         row |= {"learning_rate": learning_rate, "drop_path_prob": drop_path_prob}
-        cells = search.architectures()
-        for kind in ("normal", "reduce"):
-            counts = Counter(operation for cell in cells for operation, _ in getattr(cell, kind))
-            row |= {f"{kind}_{operation}": counts[operation] for operation in PRIMITIVES}
+        row |= operation_counts(search.architectures())
         spent = sum(entry["seconds"] for entry in self.history if entry["generation"] == generation)
         row["seconds"] = round(spent, 3)
         self.generations.append(row)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,7 +28,7 @@ import training
 from image_files import read_image
 from inference import check_flags, export_onnx, fold_batch_norm
 from model import NetworkCIFAR, count, load_network_state
-from utils import check_range, run_script, write_atomically
+from utils import check_new_file, check_range, run_script, write_atomically
 
 DEFAULTS = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
 
@@ -78,12 +77,8 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the checkpoint is."""
         check_range(self, "init_channels layers batch_size", 1)
-        for flag in ("json", "export"):
-            path = getattr(self, flag)
-            if path is not None and Path(path).exists():
-                raise ValueError(f"--{flag} {path}: exists already; name another file")
-            if path is not None and not Path(path).parent.is_dir():
-                raise ValueError(f"--{flag} {path}: there is no folder {Path(path).parent}")
+        check_new_file("json", self.json)
+        check_new_file("export", self.export)
         if self.predict and self.export:
             raise ValueError("--predict and --export: choose one of them")
         if self.json and (self.predict or self.export):

@@ -28,7 +28,7 @@ import training
 from model import NetworkImageNet, count
 from run_folder import RunFolder, new_name, resume
 from training_run import TrainingRun, write_model
-from utils import check_range, derive_seed, run_script
+from utils import check_range, check_save, derive_seed, run_script
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
 
@@ -106,8 +106,7 @@ class Config:
         check_range(self, "learning_rate grad_clip", 0, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
         genotypes.lookup(self.arch)
-        if self.save is not None and self.resume is not None and self.save != self.resume:
-            raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
+        check_save(self)
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect with --no_auxiliary")
         if self.warmup_epochs >= self.epochs:

@@ -32,7 +32,7 @@ from model_search import FullSize
 from paired_search import Comparison, PairedSearch
 from run_folder import RunFolder, new_name, resume
 from search_record import FREE, Record, Run, in_one_line, save, take_up
-from utils import check_range, run_script
+from utils import check_range, check_save, run_script
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ class Config:
                 raise ValueError(f"--{name}: needs a folder, not an empty text")
         if self.record is not None and self.resume is None:  # a resumed run may have recorded its winner
             genotypes.check_new_name(self.record)
-        if self.save is not None and self.resume is not None and self.save != self.resume:
-            raise ValueError(f"--save {self.save}: has no effect with --resume {self.resume}; leave it out")
+        check_save(self)
         no_limit = self.max_parameters is None and self.max_multiply_adds is None
         if no_limit and (self.full_channels, self.full_layers) != (36, 20):
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")

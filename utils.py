@@ -96,6 +96,20 @@ def check_range(config: Any, names: str, low: float, high: float = math.inf, ope
         )
 
 
+def check_save(config: Any) -> None:
+    """Raise ValueError where --save names another folder than --resume goes on in."""
+    if config.save is not None and config.resume is not None and config.save != config.resume:
+        raise ValueError(f"--save {config.save}: has no effect with --resume {config.resume}; leave it out")
+
+
+def check_new_file(flag: str, path: str | None) -> None:
+    """Raise ValueError where the file that --`flag` names exists, or its folder does not. None is no file."""
+    if path is not None and Path(path).exists():
+        raise ValueError(f"--{flag} {path}: exists already; name another file")
+    if path is not None and not Path(path).parent.is_dir():
+        raise ValueError(f"--{flag} {path}: there is no folder {Path(path).parent}")
+
+
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2^63) for one purpose, e.g. `derive_seed(seed, "batches", generation, pair)`."""
     text = ":".join(str(part) for part in (seed, *purpose)).encode()

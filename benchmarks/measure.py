@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+from utils import check_new_file
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -88,10 +92,7 @@ def _git(*arguments: str) -> str | None:
 
 def check_output(path: str | None) -> None:
     """Refuse, before anything is measured, to overwrite a file or to write where no folder is."""
-    if path is not None and Path(path).exists():
-        raise ValueError(f"--json {path}: exists already; name another file")
-    if path is not None and not Path(path).resolve().parent.is_dir():
-        raise ValueError(f"--json {path}: there is no folder {Path(path).parent}")
+    check_new_file("json", path)
 
 
 def write(path: str | None, result: Mapping[str, Any]) -> None:
