@@ -397,3 +397,29 @@ RelativeNAS = Genotype(
     ),
     reduce_concat=(2, 3, 4, 5),
 )
+
+PairNAS_cifar10_jpeg = Genotype(
+    normal=(
+        ("sep_conv_5x5", 0), ("dil_conv_3x3", 0), ("sep_conv_3x3", 0), ("dil_conv_3x3", 0),
+        ("sep_conv_3x3", 0), ("skip_connect", 1), ("dil_conv_5x5", 1), ("sep_conv_5x5", 2),
+    ),
+    normal_concat=(2, 3, 4, 5),
+    reduce=(
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 1), ("sep_conv_3x3", 2),
+        ("skip_connect", 1), ("sep_conv_5x5", 1), ("dil_conv_5x5", 0), ("dil_conv_3x3", 2),
+    ),
+    reduce_concat=(2, 3, 4, 5),
+)
+
+PairNAS_fashion_mnist = Genotype(
+    normal=(
+        ("sep_conv_5x5", 1), ("dil_conv_5x5", 1), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0),
+        ("dil_conv_3x3", 1), ("sep_conv_3x3", 3), ("sep_conv_3x3", 4), ("sep_conv_3x3", 4),
+    ),
+    normal_concat=(2, 3, 4, 5),
+    reduce=(
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("avg_pool_3x3", 0), ("dil_conv_5x5", 2),
+        ("max_pool_3x3", 0), ("sep_conv_3x3", 2), ("dil_conv_3x3", 1), ("avg_pool_3x3", 4),
+    ),
+    reduce_concat=(2, 3, 4, 5),
+)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from encoding import Architecture, ChoiceSpace, Integers, Reals
-from pair_predictor import PairPredictor
 from slow_fast import SlowFast, generator
 
 STRATEGIES = ("slow_fast", "random")
@@ -105,6 +104,8 @@ class PairedSearch:
             maximum_velocity=maximum_velocity,
             mixed_pairs=mixed_pairs and screen and strategy != "random",
         )
+        from pair_predictor import PairPredictor  # here, as SciPy's import would make --help wait
+
         self.predictor = PairPredictor(space=space, levels=levels and strategy != "random")
         self.generation, self.pair = 0, 0  # of the next group's first pair
         self.group: list[Comparison] = []  # asked, not yet told, in pair order

@@ -1,9 +1,9 @@
 """Evaluate a checkpoint on small images, name the classes of image files, or export the network.
 
-    python test.py --model_path runs/digits/model.pt                         # a checkpoint that describes
-    itself python test.py --auxiliary --model_path ./trained_model/cifar10_model.pt --set cifar10 python
-    test.py --model_path runs/mine/model.pt --predict cat.jpg dog.png python test.py --model_path
-    runs/mine/model.pt --export mine.onnx
+    python test.py --model_path runs/digits/model.pt                       # a checkpoint that describes itself
+    python test.py --auxiliary --model_path ./trained_model/cifar10_model.pt --set cifar10
+    python test.py --model_path runs/mine/model.pt --predict cat.jpg dog.png
+    python test.py --model_path runs/mine/model.pt --export mine.onnx
 
 A bare state dict, such as published ones, needs the flags of its network: --set, --arch, --init_channels,
 --layers.

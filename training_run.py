@@ -197,7 +197,7 @@ def command(program: str, config: Any) -> str:
     words = [f"python {program}"]
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
-        if value == entry.default or entry.name in ("save", "resume", "data"):
+        if value == entry.default or entry.name in ("save", "resume"):
             continue
         if isinstance(value, bool):
             words.append(f"--{entry.name}" if value else f"--no_{entry.name}")

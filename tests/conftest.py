@@ -34,6 +34,17 @@ import json, os, resource, signal, sys, traceback
 import sklearn.datasets, torch._dynamo
 import matplotlib.figure, matplotlib.backends.backend_svg
 import train_search, utils
+
+def die_in_checkpoint(number):
+    # When the checkpoint of this number lies in a temporary file, not yet renamed.
+    replace, names = os.replace, []
+    def replace_or_die(source, target):
+        names.append(os.path.basename(target))
+        if names[-1] == "checkpoint.pt" and names.count("checkpoint.pt") == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+    os.replace = replace_or_die
+
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:
@@ -50,6 +61,8 @@ for line in sys.stdin:
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     if order["largest_file"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"], order["largest_file"]))
+    if order["die_at_checkpoint"]:
+        die_in_checkpoint(order["die_at_checkpoint"])
     sys.argv = ["train_search.py", *order["flags"]]
     code = 0
     try:
@@ -88,7 +101,7 @@ class Program:
         self.server, self.folder = server, folder
         self.started = 0
 
-    def start(self, *flags: object, largest_file: int = 0) -> Started:
+    def start(self, *flags: object, largest_file: int = 0, die_at_checkpoint: int = 0) -> Started:
         self.started += 1
         out, err = (self.folder / f"{self.started}.{name}" for name in ("out", "err"))
         order = {
@@ -97,6 +110,7 @@ class Program:
             "stdout": str(out),
             "stderr": str(err),
             "largest_file": largest_file,
+            "die_at_checkpoint": die_at_checkpoint,
         }
         pid = int(_order(self.server, order))
         for path in (out, err):  # the child may not have made them yet
