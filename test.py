@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on small images, name the classes of image files, or export the network.
 
-    python test.py --model_path runs/digits/model.pt                       # a checkpoint that describes itself
+    python test.py --model_path runs/digits/model.pt                      # a checkpoint that describes itself
     python test.py --auxiliary --model_path ./trained_model/cifar10_model.pt --set cifar10
     python test.py --model_path runs/mine/model.pt --predict cat.jpg dog.png
     python test.py --model_path runs/mine/model.pt --export mine.onnx
@@ -28,7 +28,7 @@ import training
 from image_files import read_image
 from inference import check_flags, export_onnx, fold_batch_norm
 from model import NetworkCIFAR, count, load_network_state
-from utils import check_new_file, check_range, run_script, write_atomically
+from utils import check_arch, check_new_file, check_range, run_script, write_atomically
 
 DEFAULTS = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
 
@@ -77,6 +77,7 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the checkpoint is."""
         check_range(self, "init_channels layers batch_size", 1)
+        check_arch(self)
         check_new_file("json", self.json)
         check_new_file("export", self.export)
         if self.predict and self.export:

@@ -28,7 +28,7 @@ import genotypes
 import training
 from inference import check_flags, fold_batch_norm
 from model import NetworkImageNet, count, load_network_state
-from utils import check_new_file, check_range, run_script, write_atomically
+from utils import check_arch, check_new_file, check_range, run_script, write_atomically
 
 PUBLISHED = {"arch": "RelativeNAS", "init_channels": 46, "layers": 14, "image_size": 224}
 
@@ -76,6 +76,7 @@ class Config:
         check_range(self, "layers batch_size", 1)
         check_range(self, "workers", 0)
         check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_arch(self)
         check_new_file("json", self.json)
 
 

@@ -5,8 +5,7 @@
     torchrun --nproc_per_node 2 train.py --auxiliary --cutout              # two GPUs, or two CPU cores
     python train.py --resume runs/cifar10-20260101-120000                  # go on after a stop
 
-The run folder gets model.pt, which describes itself (`test.py --model_path` needs no more), card.json,
-epochs.csv. The test images are looked at once, after the last epoch; with --validate, never.
+The run folder gets model.pt (for test.py), card.json, epochs.csv. Test images are looked at once, at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import training
 from model import NetworkCIFAR, count
 from run_folder import RunFolder, new_name, resume
 from training_run import TrainingRun, scalars, write_model
-from utils import check_range, check_save, derive_seed, run_script
+from utils import check_arch, check_range, check_save, derive_seed, run_script
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
 
@@ -125,7 +124,7 @@ class Config:
         check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "drop_path_prob validate", 0, 0.99)
         check_range(self, "ema", 0, 0.999999)
-        genotypes.lookup(self.arch)
+        check_arch(self)
         check_save(self)
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect without --auxiliary")
@@ -209,12 +208,11 @@ def load(config: Config, device: torch.device) -> Images:
 
 def build(config: Config, images: data.ImageSet, device: torch.device) -> NetworkCIFAR:
     """The network with weights drawn from the seed, the same in every process."""
-    sizes = (images.channels, images.image_size)
+    genotype, sizes = genotypes.lookup(config.arch), (images.channels, images.image_size)
     with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        classes, genotype = images.num_classes, genotypes.lookup(config.arch)
         network = NetworkCIFAR(
-            config.init_channels, classes, config.layers, config.auxiliary, genotype, *sizes
+            config.init_channels, images.num_classes, config.layers, config.auxiliary, genotype, *sizes
         )
     network.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
     return network.to(device)
@@ -292,9 +290,8 @@ def finish(run: TrainingRun, config: Config, images: Images, precision: str) -> 
     part = "validation" if config.validate else "test"
     run.folder.log.info(f"{part}: {errors}")
     if distributed.is_main():
-        described: dict[str, Any] = {"set": config.set, "description": config.description}
-        facts = images.statistics._asdict() | {"classes": images.train.classes}
-        described |= {key: list(values) for key, values in facts.items()}
+        described = {"set": config.set, "description": config.description, "classes": images.train.classes}
+        described |= images.statistics._asdict()
         write_model(run, config, described, errors.as_result(part), "train.py")
         run.folder.log.info(f"wrote {path}; evaluate it with: test.py --model_path {path}")
 

@@ -28,7 +28,7 @@ import training
 from model import NetworkImageNet, count
 from run_folder import RunFolder, new_name, resume
 from training_run import TrainingRun, write_model
-from utils import check_range, check_save, derive_seed, run_script
+from utils import check_arch, check_range, check_save, derive_seed, run_script
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
 
@@ -105,7 +105,7 @@ class Config:
         check_range(self, "workers warmup_epochs seed weight_decay auxiliary_weight", 0)
         check_range(self, "learning_rate grad_clip", 0, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
-        genotypes.lookup(self.arch)
+        check_arch(self)
         check_save(self)
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect with --no_auxiliary")

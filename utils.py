@@ -16,6 +16,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
+import genotypes
+
 Config = TypeVar("Config")
 TEMPORARY = ".part"
 
@@ -100,6 +102,15 @@ def check_save(config: Any) -> None:
     """Raise ValueError where --save names another folder than --resume goes on in."""
     if config.save is not None and config.resume is not None and config.save != config.resume:
         raise ValueError(f"--save {config.save}: has no effect with --resume {config.resume}; leave it out")
+
+
+def check_arch(config: Any) -> None:
+    """Raise ValueError that names --arch where it is no cell; None is a flag that was not given."""
+    try:
+        if config.arch is not None:
+            genotypes.lookup(config.arch)
+    except ValueError as error:
+        raise ValueError(f"--arch: {error}") from None
 
 
 def check_new_file(flag: str, path: str | None) -> None:
