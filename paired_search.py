@@ -70,7 +70,6 @@ class PairedSearch:
         screen: bool = True,
         decide: bool = True,
         proposals: int = 16,
-        initial: int = 10,
         confidence: float = 0.97,
         audit_share: float = 0.1,
         maximum_velocity: float = 1.0,
@@ -95,8 +94,7 @@ class PairedSearch:
         self.pairs_per_sync, self.strategy, self.accept = pairs_per_sync, strategy, accept
         self.use_rank, self.use_screen, self.use_decide = rank, screen, decide
         self.guided = rank or screen or decide  # whether the predictor takes part at all
-        self.proposals, self.initial = proposals, initial
-        self.confidence, self.audit_share = confidence, audit_share
+        self.proposals, self.confidence, self.audit_share = proposals, confidence, audit_share
         self.population = SlowFast(
             space=space,
             pop_size=pop_size,
@@ -125,42 +123,49 @@ class PairedSearch:
         last = min(self.pair + self.pairs_per_sync, self.pop_size // 2)
         pairs = self.population.ask()
         taken: list[Integers] = []
+        tries: set[int] = set()  # members that stand where they do because the predictor wants to know
         for pair in range(self.pair, last):
             for member in pairs[pair]:
-                self._settle(member, taken)
+                if self._settle(member, taken):
+                    tries.add(member)
                 taken.append(self.space.read(self.population.positions[member]))
-        self.group = [self._compare(pair, *pairs[pair]) for pair in range(self.pair, last)]
+        self.group = [
+            self._compare(pair, *pairs[pair], decidable=self.generation > 0 and tries.isdisjoint(pairs[pair]))
+            for pair in range(self.pair, last)
+        ]
         return list(self.group)
 
-    def _compare(self, pair: int, member_a: int, member_b: int) -> Comparison:
+    def _compare(self, pair: int, member_a: int, member_b: int, decidable: bool) -> Comparison:
         a, b = (self.space.decode(self.population.positions[member]) for member in (member_a, member_b))
         probability = self.predictor.probability(a, b) if self.guided and len(self.predictor) else None
         decided_by = "training"
         if self.use_decide and self.strategy != "random":
             if a == b:
                 decided_by = "predictor"
-            elif probability is not None and max(probability, 1 - probability) >= self.confidence:
+            elif (
+                decidable and probability is not None and max(probability, 1 - probability) >= self.confidence
+            ):
                 drawn = generator(self.seed, AUDIT, self.generation, pair).random()
                 decided_by = "audit" if drawn < self.audit_share else "predictor"
         return Comparison(self.generation, pair, a, b, decided_by, probability)
 
-    def _settle(self, member: int, taken: list[Integers]) -> None:
-        """Choose, now that it is needed, where a moved or new member stands."""
+    def _settle(self, member: int, taken: list[Integers]) -> bool:
+        """Choose, now that it is needed, where a moved or new member stands; whether it was screened."""
         if self.strategy == "random":
             draws = (self._fresh(member, attempt) for attempt in range(TRIES))
             self.population.place(member, self._first_accepted(draws))
-            return
-        moved = self.population.stamps[member, 0] >= 0
-        new = not moved and self.generation == 0
-        if not moved and not new and self._accepts(self.space.read(self.population.positions[member])):
-            return  # a fast learner stays
-        if self.use_screen and len(self.evaluated) + len(taken) >= self.initial and len(self.predictor) >= 3:
-            chosen = self._screen(member, moved, taken)
+            return False
+        moved = bool(self.population.stamps[member, 0] >= 0)
+        if self.use_screen and moved and len(self.predictor) >= 3:
+            chosen = self._screen(member, taken)
             if chosen is not None:
                 self.population.place(member, chosen)
-                return
-        if self.accept is not None:
+                return True
+        if self.accept is not None and (
+            moved or not self._accepts(self.space.read(self.population.positions[member]))
+        ):
             self.population.place(member, self._first_accepted(self._plain(member, moved)))
+        return False
 
     def _plain(self, member: int, moved: bool) -> Any:
         """The published move first, then other draws of it, then fresh starts."""
@@ -187,13 +192,10 @@ class PairedSearch:
 
     # ---- screening
 
-    def _screen(self, member: int, moved: bool, taken: list[Integers]) -> Reals | None:
+    def _screen(self, member: int, taken: list[Integers]) -> Reals | None:
         """The vector of highest expected improvement over the best, among moves and their relatives."""
         rng = generator(self.seed, SCREEN, self.generation, member)
-        if moved:
-            vectors = list(self.population.reconsider(member, self.proposals))
-        else:
-            vectors = [self._fresh(member, attempt) for attempt in range(self.proposals)]
+        vectors = list(self.population.reconsider(member, self.proposals))
         known = np.array(list(self.evaluated))
         best = known[np.argsort(-self.predictor.posterior().mean(known), kind="stable")[:10]]
         rows = [self.space.read(vector) for vector in vectors]

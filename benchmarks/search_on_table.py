@@ -50,7 +50,8 @@ class Config:
     """JSON file with the integer of each value of the surrogate's inputs"""
     strategies: tuple[str, ...] = COMPARED
     """any of ours, slow_fast, random, evolution, local, gaussian_process; for an ablation also
-    ours_without_screen, _decide, _rank, _levels, and ours_with_mixed_pairs"""
+    ours_without_ screen, decide, rank, levels, and ours_with_ mixed_pairs, 4_proposals, 64_proposals,
+    short_steps, confidence_0.9, half_audited, real_per_option"""
     budgets: tuple[int, ...] = (20, 50, 100, 200)
     """report after so many distinct evaluations"""
     seeds: int = 20

@@ -1,5 +1,6 @@
 """Ways to search a table, each with the same budget of distinct architectures; used by search_on_table.py."""
 
+import copy
 import math
 from collections import deque
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import ndtr
 from tables import Problem
 
-from encoding import Architecture, Integers
+from encoding import Architecture, CellSpace, ChoiceSpace, Integers
 from paired_search import Outcome, PairedSearch
 
 POPULATION, TOURNAMENT = 20, 5  # of regularised evolution
@@ -90,6 +91,16 @@ def paired(problem: Problem, budget: int, seed: int, **settings: Any) -> list[Ar
 def ours(problem: Problem, budget: int, seed: int) -> list[Architecture]:
     """Slow-fast learning with the paired predictor."""
     return paired(problem, budget, seed)
+
+
+def ours_with_real_per_option(problem: Problem, budget: int, seed: int) -> list[Architecture]:
+    """`ours` on vectors with a real per option, of which the largest wins, instead of an integer line."""
+    other, space, reals = copy.copy(problem), problem.space, "one_per_option"
+    if isinstance(space, CellSpace):
+        other.space = CellSpace(distinct_inputs=space.distinct_inputs, reals=reals)
+    else:
+        other.space = ChoiceSpace(space.counts.tolist(), reals=reals)
+    return paired(other, budget, seed)
 
 
 def slow_fast(problem: Problem, budget: int, seed: int) -> list[Architecture]:
@@ -199,13 +210,19 @@ def _improvements(problem: Problem, trained: Integers, losses: np.ndarray, rows:
 STRATEGIES: dict[str, Callable[[Problem, int, int], list[Architecture]]] = {
     strategy.__name__: strategy for strategy in (ours, slow_fast, random, evolution, local, gaussian_process)
 }
-# `ours` with one part off, or an idea on that is not the default.
+# `ours` with one part off, or one setting that is not the default.
 PARTS: dict[str, dict[str, Any]] = {
     "ours_without_screen": {"screen": False},
     "ours_without_decide": {"decide": False},
     "ours_without_rank": {"rank": False},
     "ours_without_levels": {"levels": False},
     "ours_with_mixed_pairs": {"mixed_pairs": True},
+    "ours_with_4_proposals": {"proposals": 4},
+    "ours_with_64_proposals": {"proposals": 64},
+    "ours_with_short_steps": {"maximum_velocity": 0.2},
+    "ours_with_confidence_0.9": {"confidence": 0.9},
+    "ours_with_half_audited": {"audit_share": 0.5},
 }
+COMPARED = tuple(STRATEGIES)  # by default
 STRATEGIES |= {name: partial(paired, **settings) for name, settings in PARTS.items()}
-COMPARED = tuple(name for name in STRATEGIES if name not in PARTS)  # by default
+STRATEGIES["ours_with_real_per_option"] = ours_with_real_per_option

@@ -74,6 +74,30 @@ def test_with_all_jobs_off_it_is_the_published_search():
     np.testing.assert_array_equal(search.population.positions, population.positions)
 
 
+def test_the_first_population_is_the_published_one():
+    """Screening begins with the first moves; nothing is decided before every first cell was trained."""
+    ours, published = (
+        PairedSearch(space=SPACE, pop_size=20, generations=1, seed=5, confidence=0.51, **switches)
+        for switches in ({}, OFF)
+    )
+    history = play(ours)
+    assert [(c.a, c.b) for c, _ in history] == [(c.a, c.b) for c, _ in play(published)]
+    assert {c.decided_by for c, _ in history} == {"training"}
+
+
+def test_a_cell_that_was_chosen_to_be_tried_is_trained_however_sure_the_predictor_is():
+    search = PairedSearch(space=SPACE, pop_size=10, generations=8, seed=5, confidence=0.51, audit_share=0.0)
+    trained: set = set()
+    decided = 0
+    for comparison, told in play(search):
+        pair = {comparison.a, comparison.b}
+        if told is None:
+            decided += 1
+            assert pair <= trained
+        trained |= pair
+    assert decided > 5
+
+
 def test_asking_again_gives_the_same_and_telling_out_of_order_is_refused():
     search = PairedSearch(space=SPACE, pop_size=6, generations=2, seed=0, pairs_per_sync=3)
     group = search.ask()
