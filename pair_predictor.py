@@ -8,7 +8,7 @@ outcomes). P(a beats b) = 1 - P(b beats a) by construction.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,16 @@ class PairPredictor:
     Quality f is minus the loss, up to a constant. `add` costs nothing; the next question refits.
     """
 
-    def __init__(self, *, space: ChoiceSpace, fit_every: float = 1.1, levels: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        space: ChoiceSpace,
+        fit_every: float = 1.1,
+        levels: bool = True,
+        without: Collection[str] = (),
+    ) -> None:
         self.space = space
-        self.features = Features(space)
+        self.features = Features(space, without)
         self.fit_every, self.use_levels = fit_every, levels
         self.pairs: Integers = np.empty((0, 2, space.positions), dtype=np.int64)
         self.differences = np.empty(0)

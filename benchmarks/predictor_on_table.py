@@ -30,6 +30,7 @@ from search_on_table import check_files, summarise
 from tables import Problem, open_problem
 
 from encoding import Architecture
+from features import Features
 from pair_predictor import PairPredictor
 from utils import check_range, run_script, write_atomically
 
@@ -55,6 +56,8 @@ class Config:
     """numbers of labelled architectures"""
     pairs: tuple[int, ...] = (20, 40, 80, 160, 320)
     """numbers of disjoint pair outcomes"""
+    without: tuple[str, ...] = ()
+    """blocks of features that are left out, one after the other; "all" leaves out all but the edges"""
     unseen: int = 2000
     """architectures to be ranked (as many as there are, in a small table)"""
     seeds: int = 10
@@ -88,7 +91,13 @@ def start(config: Config) -> None:
     _problem = open_problem(config)
 
 
-def train(problem: Problem, known: list[Architecture], how: str) -> PairPredictor:
+def block_names(problem: Problem) -> list[str]:
+    """Every block of features that the predictor may see of this space, under any reading."""
+    features = Features(problem.space)
+    return list(dict.fromkeys(name for reading in features.readings for name in features.names(reading)))
+
+
+def train(problem: Problem, known: list[Architecture], how: str, without: str) -> PairPredictor:
     """A predictor that was told comparisons of `known`, in one of the three ways."""
     losses = [problem.loss(architecture) for architecture in known]
     if how == "labelled":
@@ -96,16 +105,17 @@ def train(problem: Problem, known: list[Architecture], how: str) -> PairPredicto
         met = [(middle, other) for other in range(len(known)) if other != middle]
     else:
         met = [(first, first + 1) for first in range(0, len(known), 2)]
-    predictor = PairPredictor(space=problem.space)
+    left_out = block_names(problem) if without == "all" else [without]
+    predictor = PairPredictor(space=problem.space, without=left_out)
     for a, b in met:
         level = 0.0 if how == "differences" else min(losses[a], losses[b])
         predictor.add(known[a], known[b], losses[a] - losses[b], 0.0, level)
     return predictor
 
 
-def measure_one(task: tuple[str, int, int, int]) -> dict[str, Any]:
+def measure_one(task: tuple[str, str, int, int, int]) -> dict[str, Any]:
     """Tau, and probabilities with outcomes of random unseen pairs, for one draw."""
-    how, number, unseen, seed = task
+    how, without, number, unseen, seed = task
     problem = _problem
     assert problem is not None
     rng = np.random.default_rng(seed)
@@ -116,7 +126,7 @@ def measure_one(task: tuple[str, int, int, int]) -> dict[str, Any]:
         if problem.holds(architecture):
             drawn[architecture] = None
     known, rest = list(drawn)[:count], list(drawn)[count:]
-    predictor = train(problem, known, how)
+    predictor = train(problem, known, how, without)
     truth = [problem.accuracy(architecture) for architecture in rest]
     tau = float(kendalltau(predictor.quality(rest), truth).statistic)
     a, b = rest[: len(rest) // 2], rest[len(rest) // 2 : len(rest) // 2 * 2]
@@ -178,24 +188,30 @@ def main(config: Config) -> None:
     if problem is None:
         return
     sizes = {"labelled": config.labelled, "pairs": config.pairs, "differences": config.pairs}
+    names = [*block_names(problem), "all"]
+    for name in config.without:
+        if name not in names:
+            raise ValueError(f"--without {name}: allowed are {', '.join(names)}")
     needed = max([*config.labelled, *(2 * number for number in config.pairs)], default=0)
     if needed + 2 > problem.size:
         raise ValueError(f"--labelled, --pairs: {needed} architectures, but the table has {problem.size}")
+    kinds = [(how, without) for without in ("", *config.without) for how in sizes]
     tasks = [
-        (how, number, config.unseen, seed)
-        for how, numbers in sizes.items()
-        for number in numbers
+        (how, without, number, config.unseen, seed)
+        for how, without in kinds
+        for number in sizes[how]
         for seed in range(config.seeds)
     ]
     with ProcessPoolExecutor(config.processes, initializer=start, initargs=(config,)) as pool:
         finished = dict(zip(tasks, pool.map(measure_one, tasks), strict=True))
-    results: dict[str, dict[str, Any]] = {how: {} for how in sizes}
-    for how, numbers in sizes.items():
-        for number in numbers:
-            found = [finished[how, number, config.unseen, seed] for seed in range(config.seeds)]
-            results[how][str(number)] = result = collect(found)
+    results: dict[str, dict[str, Any]] = {}
+    for how, without in kinds:
+        kind = f"{how} without {without}" if without else how
+        for number in sizes[how]:
+            found = [finished[how, without, number, config.unseen, seed] for seed in range(config.seeds)]
+            results.setdefault(kind, {})[str(number)] = result = collect(found)
             print(
-                f"{how:12} {number:5}: tau {result['tau']['mean']:.3f} (sd {result['tau']['sd']:.3f}), "
+                f"{kind:12} {number:5}: tau {result['tau']['mean']:.3f} (sd {result['tau']['sd']:.3f}), "
                 f"calibration error {result['expected_calibration_error']:.3f}, sure of "
                 f"{result['confident_share']:.0%}, of those right "
                 + ("-" if result["confident_accuracy"] is None else f"{result['confident_accuracy']:.1%}")
@@ -206,7 +222,7 @@ def main(config: Config) -> None:
 
     record = {"table": problem.name, **results, **measure.provenance(asdict(config))}
     write_atomically(config.json, json.dumps(record, indent=1) + "\n")
-    write_atomically(Path(config.json).with_suffix(".png"), draw(results["pairs"], problem.name))
+    write_atomically(Path(config.json).with_suffix(".png"), draw(results.get("pairs", {}), problem.name))
 
 
 if __name__ == "__main__":

@@ -88,11 +88,19 @@ def test_search_on_table_writes_every_seed_and_refuses_to_overwrite(tmp_path):
 
 def test_predictor_on_table_measures_tau_and_calibration(tmp_path):
     flags = ["--table", write_table(tmp_path / "t.csv"), "--labelled", "10", "30", "--pairs", "5", "15"]
-    done = run("predictor_on_table.py", *flags, "--seeds", "2", "--json", str(tmp_path / "out.json"))
+    flags += ["--without", "counts", "--seeds", "2", "--json", str(tmp_path / "out.json")]
+    done = run("predictor_on_table.py", *flags)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["labelled"]["30"]["tau"]["mean"] > 0.6
     assert 0 <= result["pairs"]["15"]["expected_calibration_error"] <= 1
+    assert result["labelled without counts"]["30"]["tau"]["mean"] != result["labelled"]["30"]["tau"]["mean"]
+
+
+def test_an_unknown_block_of_features_is_refused(tmp_path):
+    done = run("predictor_on_table.py", "--table", write_table(tmp_path / "t.csv"), "--without", "colour")
+    assert done.returncode == 2
+    assert "--without colour: allowed are edges, counts" in done.stderr
 
 
 @pytest.mark.parametrize("script", ["search_on_table.py", "predictor_on_table.py"])

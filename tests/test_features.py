@@ -30,6 +30,15 @@ def test_cells_and_tables_are_read_as_they_can_be():
     assert list(Features(ChoiceSpace([5, 5, 5, 5, 5, 4])).readings) == ["apart", "ordered"]
 
 
+def test_blocks_can_be_left_out_but_the_edges():
+    full = Features(CellSpace())
+    fewer = Features(CellSpace(), without=("depths", "counts_by_cell", "edges"))
+    assert set(full.names("cell")) - set(fewer.names("cell")) == {"depths", "counts_by_cell"}
+    assert [fewer.names("cell")[place] for place in fewer.mixing("cell")] == ["edges"]
+    rows = np.zeros((2, fewer.space.positions), dtype=np.int64)
+    assert len(fewer.blocks(rows, "cell")) == len(full.blocks(rows, "cell")) - 2
+
+
 def test_what_hangs_on_a_missing_edge_is_dead():
     features = Features(GRAPH)
 
