@@ -423,3 +423,16 @@ PairNAS_fashion_mnist = Genotype(
     ),
     reduce_concat=(2, 3, 4, 5),
 )
+
+PairNAS_digits = Genotype(
+    normal=(
+        ("dil_conv_5x5", 0), ("dil_conv_5x5", 0), ("max_pool_3x3", 0), ("sep_conv_5x5", 0),
+        ("max_pool_3x3", 0), ("max_pool_3x3", 0), ("max_pool_3x3", 0), ("max_pool_3x3", 0),
+    ),
+    normal_concat=(2, 3, 4, 5),
+    reduce=(
+        ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0),
+        ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("dil_conv_5x5", 2),
+    ),
+    reduce_concat=(2, 3, 4, 5),
+)
