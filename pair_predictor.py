@@ -163,9 +163,14 @@ class PairPredictor:
 class Kernel:
     """Covariance of qualities: a linear part per block of features, and the interactions of some blocks.
 
-    k = sum_b w_b <x_b, y_b> + w exp(-sum_b r_b |x_b - y_b|^2 / 2). The hyperparameters are the logarithms of
-    all w_b, w, all r_b, the variance of the noise beyond the comparisons' own, and that of the level from
-    comparison to comparison; each has a normal prior around `centre` with standard deviation `spread`.
+    k = sum_b w_b <x_b, y_b> + w exp(-sum_b r_b |x_b - y_b|^2 / 2) + o [x = y]. The hyperparameters are the
+    logarithms of all w_b, w, all r_b, o, the variance of the noise beyond the comparisons' own, and that of
+    the level from comparison to comparison; each has a normal prior around `centre` with standard deviation
+    `spread`.
+
+    o is what is an architecture's own: no feature tells it, but it is there again when the architecture is.
+    Without it, exact losses that are looked at twice would leave no noise at all, and all that the features
+    do not tell would be forced upon them.
     """
 
     def __init__(self, features: Features, reading: str) -> None:
@@ -174,9 +179,9 @@ class Kernel:
         empty = features.blocks(np.zeros((1, features.space.positions), dtype=np.int64), reading)
         self.linear, mixed = len(empty), len(self.mixing)
         self.centre = np.concatenate(
-            [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), [-4.0, -2.0]]
+            [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), [-4.0, -4.0, -2.0]]
         )
-        self.spread = np.concatenate([np.full(self.linear, 1.5), [1.5], np.ones(mixed), [2.0, 2.0]])
+        self.spread = np.concatenate([np.full(self.linear, 1.5), [1.5], np.ones(mixed), [2.0, 2.0, 2.0]])
 
     def project(self, rows: Integers, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features whose inner product is the linear part, and whose distance gives the interactions."""
@@ -190,7 +195,7 @@ class Kernel:
     def between(
         self, x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray], logs: np.ndarray
     ) -> np.ndarray:
-        """Covariances of projected rows, (n, m)."""
+        """Covariances of projected rows, (n, m), of different architectures."""
         distance = (x[1] ** 2).sum(1)[:, None] + (y[1] ** 2).sum(1)[None] - 2 * x[1] @ y[1].T
         return x[0] @ y[0].T + math.exp(logs[self.linear]) * np.exp(-0.5 * np.maximum(distance, 0))
 
@@ -271,8 +276,9 @@ class Data:
         """Minus the log marginal likelihood and log prior, and the gradient (Rasmussen and Williams, 5.9)."""
         count, linear = len(self.index), self.kernel.linear
         weights = np.exp(logs)
-        decay = weights[linear] * np.exp(-np.tensordot(weights[linear + 1 : -2], distances, axes=1))
+        decay = weights[linear] * np.exp(-np.tensordot(weights[linear + 1 : -3], distances, axes=1))
         qualities = np.tensordot(weights[:linear], products, axes=1) + decay
+        qualities[np.diag_indices(len(qualities))] += weights[-3]
         factor = cholesky(self.covariance(qualities, logs), lower=True)
         solved = cho_solve((factor, True), self.targets)
         inverse = dpotri(factor, lower=1)[0]
@@ -287,8 +293,8 @@ class Data:
             [
                 weights[:linear] * np.tensordot(products, back),
                 [shaped.sum()],
-                -weights[linear + 1 : -2] * np.tensordot(distances, shaped),
-                weights[-2:] * [first + second / 4, second],
+                -weights[linear + 1 : -3] * np.tensordot(distances, shaped),
+                weights[-3:] * [np.trace(back), first + second / 4, second],
             ]
         )
         return value, 0.5 * gradient + offset / self.kernel.spread
@@ -329,10 +335,13 @@ class Posterior:
 
     def __init__(self, data: Data, logs: np.ndarray) -> None:
         self.data, self.logs = data, logs
+        self.own = math.exp(logs[-3])
         if not len(data.targets):
             return
         self.known = data.kernel.project(data.rows, logs)
+        self.places = {row.tobytes(): place for place, row in enumerate(data.rows)}
         qualities = data.kernel.between(self.known, self.known, logs)
+        qualities[np.diag_indices(len(qualities))] += self.own
         self.factor = cholesky(data.covariance(qualities, logs), lower=True)
         # The weight of each distinct architecture in every mean.
         self.weights = data.observed.T @ cho_solve((self.factor, True), data.targets)
@@ -341,22 +350,32 @@ class Posterior:
         """Posterior mean of f, (n,)."""
         if not len(self.data.targets):
             return np.zeros(len(rows))
-        here = self.data.kernel.project(rows, self.logs)
-        return self.data.kernel.between(here, self.known, self.logs) @ self.weights
+        return self.weights @ self._cross(rows, self.data.kernel.project(rows, self.logs))
 
-    def _reduced(self, here: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        cross = self.data.kernel.between(self.known, here, self.logs)  # (distinct, n)
+    def _cross(self, rows: Integers, here: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Covariances of the distinct architectures with `rows`, (distinct, n)."""
+        cross = self.data.kernel.between(self.known, here, self.logs)
+        for column, row in enumerate(np.ascontiguousarray(rows, dtype=np.int64)):
+            place = self.places.get(row.tobytes())
+            if place is not None:
+                cross[place, column] += self.own
+        return cross
+
+    def _reduced(self, rows: Integers, here: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        cross = self._cross(rows, here)
         return self.weights @ cross, solve_triangular(self.factor, self.data.observed @ cross, lower=True)
 
     def gap(self, rows: Integers, reference: Integers) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of f(rows[i]) - f(reference[i]); a single reference serves all rows."""
+        reference = np.atleast_2d(reference)
         here = self.data.kernel.project(rows, self.logs)
-        there = self.data.kernel.project(np.atleast_2d(reference), self.logs)
+        there = self.data.kernel.project(reference, self.logs)
         variance = self._own(here) + self._own(there) - 2 * self._same(here, there)
+        variance += 2 * self.own * (rows != reference).any(axis=1)
         if not len(self.data.targets):
             return np.zeros(len(rows)), np.maximum(variance, 0)
-        mean, reduced = self._reduced(here)
-        reference_mean, reference_reduced = self._reduced(there)
+        mean, reduced = self._reduced(rows, here)
+        reference_mean, reference_reduced = self._reduced(reference, there)
         variance = variance - ((reduced - reference_reduced) ** 2).sum(0)
         return mean - reference_mean, np.maximum(variance, 0)
 
