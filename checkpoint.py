@@ -23,6 +23,7 @@ from genotypes import to_dict
 from utils import write_atomically
 
 PREVIOUS = ".previous"
+PLACES = ("save", "resume")  # flags that say where a run was kept, no part of a recipe
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
 # What reading bytes that are no checkpoint raises, depending on the bytes.
 UNREADABLE: tuple[type[Exception], ...] = (
@@ -162,7 +163,7 @@ def describe_network(
         },
         "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
         "images": images,
-        "recipe": recipe,
+        "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
         "result": result,
         "versions": {"torch": str(torch.__version__), "pairnas": VERSION},
     }

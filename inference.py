@@ -62,8 +62,6 @@ def check_flags(config: Any, facts: dict[str, Any]) -> None:
             raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
     if config.arch is not None and genotypes.lookup(config.arch) != facts["genotype"]:
         raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
-    if config.auxiliary and not facts["auxiliary"]:
-        raise ValueError("--auxiliary: the network in the file has no auxiliary head")
 
 
 class Logits(nn.Module):

@@ -52,7 +52,7 @@ class Config:
     layers: int | None = None
     """cells; default 20"""
     auxiliary: bool = False
-    """the checkpoint must have an auxiliary head (evaluation does not run it)"""
+    """accepted, as published command lines give it: an auxiliary head is never evaluated"""
 
     # --- instead of a test
     predict: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ def load_network(config: Config) -> Trained:
         facts |= {"C": facts["init_channels"], "genotype": genotypes.lookup(str(facts["arch"]))}
         facts |= read_sizes(config.model_path, weights, config.set)
     kept = ("C", "num_classes", "layers", "genotype", "in_channels", "image_size")
-    network = NetworkCIFAR(auxiliary=config.auxiliary, **{name: facts[name] for name in kept})
+    network = NetworkCIFAR(auxiliary=False, **{name: facts[name] for name in kept})
     try:
         load_network_state(network, weights)
     except ValueError as error:

@@ -50,7 +50,7 @@ class Config:
     layers: int | None = None
     """cells; default 14"""
     auxiliary: bool = False
-    """the checkpoint must have an auxiliary head (evaluation does not run it)"""
+    """accepted, as published command lines give it: an auxiliary head is never evaluated"""
 
     # --- evaluation
     image_size: int | None = None
@@ -137,7 +137,7 @@ def load_network(config: Config) -> tuple[NetworkImageNet, list[str] | None, str
         facts["C"],
         facts["num_classes"],
         facts["layers"],
-        config.auxiliary,
+        False,
         facts["genotype"],
         image_size=config.image_size or facts["image_size"],
     )

@@ -175,9 +175,8 @@ def write_model(
 ) -> None:
     """model.pt, which describes itself, and card.json, the same in words and numbers without the weights."""
     network = run.network if run.average is None else run.average
-    state = checkpoint.describe_network(
-        network, images=images, recipe=dataclasses.asdict(config), result=result
-    )
+    recipe = dataclasses.asdict(config)
+    state = checkpoint.describe_network(network, images=images, recipe=recipe, result=result)
     parameters, multiply_adds = count(network)
     card = {name: value for name, value in state.items() if name != "state_dict"}
     card |= {
@@ -197,7 +196,7 @@ def command(program: str, config: Any) -> str:
     words = [f"python {program}"]
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
-        if value == entry.default or entry.name in ("save", "resume"):
+        if value == entry.default or entry.name in checkpoint.PLACES:
             continue
         if isinstance(value, bool):
             words.append(f"--{entry.name}" if value else f"--no_{entry.name}")
