@@ -426,13 +426,13 @@ PairNAS_fashion_mnist = Genotype(
 
 PairNAS_digits = Genotype(
     normal=(
-        ("dil_conv_5x5", 0), ("dil_conv_5x5", 0), ("max_pool_3x3", 0), ("sep_conv_5x5", 0),
-        ("max_pool_3x3", 0), ("max_pool_3x3", 0), ("max_pool_3x3", 0), ("max_pool_3x3", 0),
+        ("max_pool_3x3", 0), ("max_pool_3x3", 0), ("skip_connect", 0), ("skip_connect", 0),
+        ("dil_conv_5x5", 2), ("dil_conv_5x5", 2), ("sep_conv_5x5", 2), ("sep_conv_5x5", 2),
     ),
     normal_concat=(2, 3, 4, 5),
     reduce=(
-        ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0),
-        ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("dil_conv_5x5", 2),
+        ("sep_conv_5x5", 0), ("max_pool_3x3", 1), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0),
+        ("sep_conv_5x5", 0), ("sep_conv_5x5", 0), ("sep_conv_3x3", 0), ("sep_conv_3x3", 0),
     ),
     reduce_concat=(2, 3, 4, 5),
 )
