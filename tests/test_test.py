@@ -241,3 +241,23 @@ def test_weights_of_another_network_name_the_first_keys(run, model, tmp_path):
     assert code == 2
     assert "bare.pt" in err
     assert "cells.0._ops" in err
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10"])
+def test_a_shipped_checkpoint_is_what_its_card_says(name):
+    file = ROOT / "trained_model" / f"{name}_model.pt"
+    state, card = checkpoint.load(file, "network"), json.loads(file.with_suffix(".json").read_text())
+    assert file.stat().st_size < 8_000_000
+    assert state["result"] == card["result"]
+    assert state["network"] == card["network"]
+    assert ("JPEG" in card["images"]["description"]) == (name == "cifar10")
+
+
+def test_the_shipped_digits_checkpoint_reproduces_its_card(run, tmp_path):
+    file = ROOT / "trained_model" / "digits_model.pt"
+    code, _, err = run("--model_path", file, "--auxiliary", "--json", tmp_path / "out.json")
+    assert code == 0, err
+    result, card = (
+        json.loads(path.read_text()) for path in (tmp_path / "out.json", file.with_suffix(".json"))
+    )
+    assert result["test_error"] == card["result"]["test_error"]
