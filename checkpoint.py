@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from genotypes import to_dict
-from utils import write_atomically
+from utils import PLACES, write_atomically
 
 PREVIOUS = ".previous"
-PLACES = ("save", "resume")  # flags that say where a run was kept, no part of a recipe
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
 # What reading bytes that are no checkpoint raises, depending on the bytes.
 UNREADABLE: tuple[type[Exception], ...] = (
@@ -162,7 +161,7 @@ def describe_network(
             "image_size": list(network.image_size),
         },
         "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
-        "images": images,
+        "images": {key: list(value) if isinstance(value, tuple) else value for key, value in images.items()},
         "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
         "result": result,
         "versions": {"torch": str(torch.__version__), "pairnas": VERSION},

@@ -125,9 +125,8 @@ def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: traini
     folder, task, log = run.folder, run.task, run.folder.log
     images = {
         "set": run.config.set,
-        "classes": list(task.train.classes),
-        "mean": list(task.statistics.mean),
-        "std": list(task.statistics.std),
+        "classes": task.train.classes,
+        **task.statistics._asdict(),
     }
     result = {
         "validation_loss": best.trained.loss,

@@ -370,7 +370,7 @@ class Posterior:
         reference = np.atleast_2d(reference)
         here = self.data.kernel.project(rows, self.logs)
         there = self.data.kernel.project(reference, self.logs)
-        variance = self._own(here) + self._own(there) - 2 * self._same(here, there)
+        variance = self._prior(here) + self._prior(there) - 2 * self._same(here, there)
         variance += 2 * self.own * (rows != reference).any(axis=1)
         if not len(self.data.targets):
             return np.zeros(len(rows)), np.maximum(variance, 0)
@@ -379,7 +379,7 @@ class Posterior:
         variance = variance - ((reduced - reference_reduced) ** 2).sum(0)
         return mean - reference_mean, np.maximum(variance, 0)
 
-    def _own(self, here: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def _prior(self, here: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         return (here[0] ** 2).sum(1) + math.exp(self.logs[self.data.kernel.linear])
 
     def _same(self, x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

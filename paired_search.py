@@ -123,14 +123,15 @@ class PairedSearch:
         last = min(self.pair + self.pairs_per_sync, self.pop_size // 2)
         pairs = self.population.ask()
         taken: list[Integers] = []
-        tries: set[int] = set()  # members that stand where they do because the predictor wants to know
+        screened: set[int] = set()  # members that stand where they do because the predictor wants to know
         for pair in range(self.pair, last):
             for member in pairs[pair]:
                 if self._settle(member, taken):
-                    tries.add(member)
+                    screened.add(member)
                 taken.append(self.space.read(self.population.positions[member]))
+        begun = self.generation > 0
         self.group = [
-            self._compare(pair, *pairs[pair], decidable=self.generation > 0 and tries.isdisjoint(pairs[pair]))
+            self._compare(pair, *pairs[pair], decidable=begun and screened.isdisjoint(pairs[pair]))
             for pair in range(self.pair, last)
         ]
         return list(self.group)
@@ -138,13 +139,12 @@ class PairedSearch:
     def _compare(self, pair: int, member_a: int, member_b: int, decidable: bool) -> Comparison:
         a, b = (self.space.decode(self.population.positions[member]) for member in (member_a, member_b))
         probability = self.predictor.probability(a, b) if self.guided and len(self.predictor) else None
+        sure = probability is not None and max(probability, 1 - probability) >= self.confidence
         decided_by = "training"
         if self.use_decide and self.strategy != "random":
             if a == b:
                 decided_by = "predictor"
-            elif (
-                decidable and probability is not None and max(probability, 1 - probability) >= self.confidence
-            ):
+            elif decidable and sure:
                 drawn = generator(self.seed, AUDIT, self.generation, pair).random()
                 decided_by = "audit" if drawn < self.audit_share else "predictor"
         return Comparison(self.generation, pair, a, b, decided_by, probability)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import distributed
-from utils import parse, temporary_files, write_atomically
+from utils import PLACES, parse, temporary_files, write_atomically
 
 Config = TypeVar("Config")
 SETTINGS, LOG, CHECKPOINT = "config.json", "log.txt", "checkpoint.pt"
@@ -209,7 +209,7 @@ def resume(given: Config, free: Sequence[str], args: Sequence[str] | None = None
     differing = []
     for field in dataclasses.fields(asked):  # type: ignore[arg-type]
         before, now = getattr(stored, field.name), getattr(asked, field.name)
-        if before != now and field.name not in ("save", "resume", *free):
+        if before != now and field.name not in (*PLACES, *free):
             differing.append(f"--{field.name} (was {before}, now {now})")
     if differing:
         raise ValueError(f"--resume {path}: other settings than the run's: {', '.join(differing)}")

@@ -22,6 +22,7 @@ from genotypes import Genotype, from_json, to_json
 from model_search import FullSize, WeightSet
 from paired_search import Comparison, Outcome, PairedSearch
 from run_folder import RunFolder
+from utils import PLACES
 
 Row = dict[str, Any]
 FREE = ("data", "device", "record")  # flags of train_search.py that may differ when a run is taken up again
@@ -170,7 +171,7 @@ def take_up(run: Run) -> str | None:
 
 def _settings(config: Any) -> Row:
     """The settings that make a run what it is, wherever it runs."""
-    return {name: value for name, value in asdict(config).items() if name not in ("save", "resume", *FREE)}
+    return {name: value for name, value in asdict(config).items() if name not in (*PLACES, *FREE)}
 
 
 def _fingerprint(task: Task) -> list[int]:

@@ -137,8 +137,8 @@ def load_network(config: Config) -> tuple[NetworkImageNet, list[str] | None, str
         facts["C"],
         facts["num_classes"],
         facts["layers"],
-        False,
-        facts["genotype"],
+        auxiliary=False,
+        genotype=facts["genotype"],
         image_size=config.image_size or facts["image_size"],
     )
     try:

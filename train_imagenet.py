@@ -252,8 +252,7 @@ def finish(run: TrainingRun, config: Config, validation: data.LargeImages, preci
     errors = training.measure(run.network, batches, precision)
     log.info(f"test: {errors}")
     if distributed.is_main():
-        images = {"set": "folder", "classes": list(validation.classes)}
-        images |= {key: list(values) for key, values in data.IMAGENET_STATISTICS._asdict().items()}
+        images = {"set": "folder", "classes": validation.classes, **data.IMAGENET_STATISTICS._asdict()}
         write_model(run, config, images, errors.as_result(), "train_imagenet.py")
         log.info(f"wrote {path}; evaluate it with: test_imagenet.py --model_path {path} --data {config.data}")
 

@@ -19,7 +19,7 @@ import distributed
 import training
 from model import Network, count
 from run_folder import RunFolder
-from utils import write_atomically
+from utils import PLACES, write_atomically
 
 PLAIN = ("kind", "images", "epoch", "step", "steps", "seconds", "rows")
 
@@ -196,7 +196,7 @@ def command(program: str, config: Any) -> str:
     words = [f"python {program}"]
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
-        if value == entry.default or entry.name in checkpoint.PLACES:
+        if value == entry.default or entry.name in PLACES:
             continue
         if isinstance(value, bool):
             words.append(f"--{entry.name}" if value else f"--no_{entry.name}")

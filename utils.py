@@ -20,6 +20,7 @@ import genotypes
 
 Config = TypeVar("Config")
 TEMPORARY = ".part"
+PLACES = ("save", "resume")  # flags that say where a run is kept; they are no part of its settings
 
 
 def parse(config: type[Config], args: Sequence[str] | None = None, default: Config | None = None) -> Config:

@@ -97,7 +97,7 @@ def block_names(problem: Problem) -> list[str]:
     return list(dict.fromkeys(name for reading in features.readings for name in features.names(reading)))
 
 
-def train(problem: Problem, known: list[Architecture], how: str, without: str) -> PairPredictor:
+def train(problem: Problem, known: list[Architecture], how: str, without: tuple[str, ...]) -> PairPredictor:
     """A predictor that was told comparisons of `known`, in one of the three ways."""
     losses = [problem.loss(architecture) for architecture in known]
     if how == "labelled":
@@ -105,15 +105,14 @@ def train(problem: Problem, known: list[Architecture], how: str, without: str) -
         met = [(middle, other) for other in range(len(known)) if other != middle]
     else:
         met = [(first, first + 1) for first in range(0, len(known), 2)]
-    left_out = block_names(problem) if without == "all" else [without]
-    predictor = PairPredictor(space=problem.space, without=left_out)
+    predictor = PairPredictor(space=problem.space, without=without)
     for a, b in met:
         level = 0.0 if how == "differences" else min(losses[a], losses[b])
         predictor.add(known[a], known[b], losses[a] - losses[b], 0.0, level)
     return predictor
 
 
-def measure_one(task: tuple[str, str, int, int, int]) -> dict[str, Any]:
+def measure_one(task: tuple[str, tuple[str, ...], int, int, int]) -> dict[str, Any]:
     """Tau, and probabilities with outcomes of random unseen pairs, for one draw."""
     how, without, number, unseen, seed = task
     problem = _problem
@@ -188,30 +187,33 @@ def main(config: Config) -> None:
     if problem is None:
         return
     sizes = {"labelled": config.labelled, "pairs": config.pairs, "differences": config.pairs}
-    names = [*block_names(problem), "all"]
+    names = block_names(problem)
+    choices = {name: (name,) for name in names} | {"all": tuple(names)}
     for name in config.without:
-        if name not in names:
-            raise ValueError(f"--without {name}: allowed are {', '.join(names)}")
+        if name not in choices:
+            raise ValueError(f"--without {name}: allowed are {', '.join(choices)}")
     needed = max([*config.labelled, *(2 * number for number in config.pairs)], default=0)
     if needed + 2 > problem.size:
         raise ValueError(f"--labelled, --pairs: {needed} architectures, but the table has {problem.size}")
-    kinds = [(how, without) for without in ("", *config.without) for how in sizes]
+    left_out = {"": ()} | {f" without {name}": choices[name] for name in config.without}
+    kinds = [(how, suffix) for suffix in left_out for how in sizes]
     tasks = [
-        (how, without, number, config.unseen, seed)
-        for how, without in kinds
+        (how, left_out[suffix], number, config.unseen, seed)
+        for how, suffix in kinds
         for number in sizes[how]
         for seed in range(config.seeds)
     ]
     with ProcessPoolExecutor(config.processes, initializer=start, initargs=(config,)) as pool:
         finished = dict(zip(tasks, pool.map(measure_one, tasks), strict=True))
     results: dict[str, dict[str, Any]] = {}
-    for how, without in kinds:
-        kind = f"{how} without {without}" if without else how
+    for how, suffix in kinds:
+        results[how + suffix] = {}
         for number in sizes[how]:
-            found = [finished[how, without, number, config.unseen, seed] for seed in range(config.seeds)]
-            results.setdefault(kind, {})[str(number)] = result = collect(found)
+            draws = [(how, left_out[suffix], number, config.unseen, seed) for seed in range(config.seeds)]
+            results[how + suffix][str(number)] = result = collect([finished[task] for task in draws])
             print(
-                f"{kind:12} {number:5}: tau {result['tau']['mean']:.3f} (sd {result['tau']['sd']:.3f}), "
+                f"{how + suffix:12} {number:5}: tau {result['tau']['mean']:.3f} "
+                f"(sd {result['tau']['sd']:.3f}), "
                 f"calibration error {result['expected_calibration_error']:.3f}, sure of "
                 f"{result['confident_share']:.0%}, of those right "
                 + ("-" if result["confident_accuracy"] is None else f"{result['confident_accuracy']:.1%}")
@@ -222,7 +224,7 @@ def main(config: Config) -> None:
 
     record = {"table": problem.name, **results, **measure.provenance(asdict(config))}
     write_atomically(config.json, json.dumps(record, indent=1) + "\n")
-    write_atomically(Path(config.json).with_suffix(".png"), draw(results.get("pairs", {}), problem.name))
+    write_atomically(Path(config.json).with_suffix(".png"), draw(results["pairs"], problem.name))
 
 
 if __name__ == "__main__":
