@@ -74,7 +74,8 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "hardware": {
             "processor": processor,
-            "cores": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
             "gflops_float32_matrix_product": round(matrix_product(), 1),
             "load_average": os.getloadavg()[0],  # what else the machine was doing
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
