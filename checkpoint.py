@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from flags import PLACES
 from genotypes import to_dict
-from utils import PLACES, write_atomically
+from utils import write_atomically
 
 PREVIOUS = ".previous"
 VERSION = "1.0.0"  # of the project, kept in every checkpoint

@@ -345,6 +345,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
         first: int = 0,
         shard: tuple[int, int] = (0, 1),
         workers: int = 0,
+        channels_last: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images (n, 3, H, W) and labels (n,) of `self.epoch`, from batch number `first` on.
 
@@ -371,7 +372,8 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             if isinstance(batch, str):
                 raise ValueError(batch)
             images, labels = (x.to(device, non_blocking=True) for x in batch)
-            yield normalise(images.permute(0, 3, 1, 2), IMAGENET_STATISTICS), labels
+            images = normalise(images.permute(0, 3, 1, 2), IMAGENET_STATISTICS)
+            yield images if channels_last else images.contiguous(), labels
 
 
 def _as_it_is(batch: Any) -> Any:

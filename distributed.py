@@ -104,15 +104,6 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
     return box[0]
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """The small plain values that all processes pass, in order of rank."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
 def broadcast_(tensors: Sequence[Tensor], source: int) -> None:
     """Overwrite `tensors` in place with those of process `source`; one message for each dtype."""
     if not dist.is_initialized():

@@ -97,6 +97,7 @@ def export_onnx(network: Network, path: str) -> float:
             Logits(network).eval(),
             (images,),
             file,
+            dynamo=True,  # the default since PyTorch 2.9 only
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("N")},),

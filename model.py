@@ -296,20 +296,18 @@ class NetworkImageNet(Network):
         return r0, F.relu(self.stem1[1:](r0))
 
 
-def count(
-    network: Network, image_size: int | tuple[int, int] | None = None, in_channels: int | None = None
-) -> tuple[int, int]:
+def count(network: Network, image_size: int | tuple[int, int] | None = None) -> tuple[int, int]:
     """Parameters and multiply-adds of the network as it is evaluated: (parameters, multiply_adds).
 
     Parameters leave out the auxiliary head, which evaluation does not run. Multiply-adds are those of one
     image through every convolution and linear layer, used or not; additions, pooling, ReLU and batch-norm
-    count nothing (the convention of DARTS). `image_size` and `in_channels` are the network's own unless
-    given. Only shapes are computed: on the meta device, or with a batch of no images on a real one.
+    count nothing (the convention of DARTS). `image_size` is the network's own unless given. Only shapes are
+    computed: on the meta device, or with a batch of no images on a real one.
     """
     size = image_size or network.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
     first = next(network.parameters())
-    shape = (1 if first.is_meta else 0, in_channels or network.in_channels, rows, columns)
+    shape = (1 if first.is_meta else 0, network.in_channels, rows, columns)
     images = torch.empty(shape, device=first.device, dtype=first.dtype)
     parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary"))
     return parameters, _multiply_adds(network, images)

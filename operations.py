@@ -329,7 +329,6 @@ class FactorizedReduce(ReLUFirst):
 
     def __init__(self, C_in: int, C_out: int, affine: bool = True) -> None:
         super().__init__()
-        self.relu = nn.ReLU()
         # Of stride 1, as `Halves` has left out the pixels between already.
         self.conv_1 = Convolution(C_in, C_out // 2, 1)
         self.conv_2 = Convolution(C_in, C_out - C_out // 2, 1)

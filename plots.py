@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import utils
 from genotypes import PRIMITIVES
 
 # One hue for a kind of operation, a darker shade for a larger kernel; told apart under red-green blindness by
@@ -203,19 +204,11 @@ def decisions(axes: Any, generations: list[Row]) -> str | None:
         label="right when audited",
     )
     accuracy = float((audits * right).sum() / total)
-    low, high = wilson(accuracy, total)
+    low, high = utils.wilson(accuracy, total)
     return (
         "Share of the pairs decided without training, and how often the predictor was right when audited: "
         f"{accuracy:.0%} of {total} (95% interval {low:.0%} to {high:.0%}). Larger dots: more audits."
     )
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a probability, after `share` of `count` independent trials (Wilson 1927)."""
-    z = 1.959964
-    centre, scale = share + z * z / (2 * count), 1 + z * z / count
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return (centre - half) / scale, (centre + half) / scale
 
 
 def reliability(probability: np.ndarray, a_won: np.ndarray, bins: int = 5) -> tuple[np.ndarray, float, float]:
@@ -252,7 +245,7 @@ def calibration(axes: Any, history: list[Row]) -> str | None:
     bins, error, chance = reliability(probability[known], a_won)
     axes.plot((50, 100), (50, 100), ":", color=INK, linewidth=1.2, label="perfect")
     for count, confidence, share in bins[bins[:, 0] > 0]:
-        low, high = wilson(share, int(count))
+        low, high = utils.wilson(share, int(count))
         axes.plot((100 * confidence,) * 2, (100 * low, 100 * high), color=FIRST, linewidth=1.2, alpha=0.7)
         axes.plot(100 * confidence, 100 * share, "o", color=FIRST, markersize=5)
         axes.text(100 * confidence, 3, f"{int(count)}", ha="center", fontsize=8)

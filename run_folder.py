@@ -22,8 +22,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from tqdm import tqdm
+
 import distributed
-from utils import PLACES, parse, temporary_files, write_atomically
+from flags import PLACES, parse
+from utils import temporary_files, write_atomically
 
 Config = TypeVar("Config")
 SETTINGS, LOG, CHECKPOINT = "config.json", "log.txt", "checkpoint.pt"
@@ -153,7 +156,11 @@ class _LogFile(logging.FileHandler):
 
 
 class _Screen(logging.StreamHandler):
-    """Goes on where nobody reads any more (`| head`): the log file has every line."""
+    """Prints above a progress bar. Goes on where nobody reads any more (`| head`): log.txt has all."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

@@ -18,11 +18,11 @@ import checkpoint
 import distributed
 from candidates import Task, Trained
 from encoding import operation_counts
+from flags import PLACES
 from genotypes import Genotype, from_json, to_json
 from model_search import FullSize, WeightSet
 from paired_search import Comparison, Outcome, PairedSearch
 from run_folder import RunFolder
-from utils import PLACES
 
 Row = dict[str, Any]
 FREE = ("data", "device", "record")  # flags of train_search.py that may differ when a run is taken up again

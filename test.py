@@ -25,12 +25,17 @@ import data
 import distributed
 import genotypes
 import training
+from flags import check_arch, check_new_file, check_range, run_script
 from image_files import read_image
 from inference import check_flags, export_onnx, fold_batch_norm
 from model import NetworkCIFAR, count, load_network_state
-from utils import check_arch, check_new_file, check_range, run_script, write_atomically
+from utils import write_atomically
 
 DEFAULTS = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
+NO_EFFECT = {
+    "predict": ("data", "batch_size", "json", "precision"),
+    "export": ("data", "batch_size", "json", "precision", "device", "channels_last"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Config:
     batch_size: int = 256
     """images per step, of all processes together"""
     fold: bool = True
-    """fold batch-norm into the convolutions, which is exact"""
+    """fold batch-norm into the convolutions, which changes nothing but rounding"""
     json: str | None = None
     """write the result to this file, which must not exist"""
     device: str = "auto"
@@ -72,7 +77,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, else float32"""
     channels_last: bool = True
-    """memory layout of images and weights"""
+    """memory layout of images and weights (the CPU computes in this one in float32 either way)"""
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the checkpoint is."""
@@ -82,8 +87,10 @@ class Config:
         check_new_file("export", self.export)
         if self.predict and self.export:
             raise ValueError("--predict and --export: choose one of them")
-        if self.json and (self.predict or self.export):
-            raise ValueError(f"--json {self.json}: has no effect with --predict or --export")
+        instead = "predict" if self.predict else "export" if self.export else ""
+        for name in NO_EFFECT.get(instead, ()):
+            if getattr(self, name) != getattr(Config, name):
+                raise ValueError(f"--{name} {getattr(self, name)}: has no effect with --{instead}")
 
 
 @dataclass
@@ -110,7 +117,7 @@ def main(config: Config) -> None:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--model_path {config.model_path}: no checkpoint of a network ({error})") from error
     size = count(trained.network)
-    network = fold_batch_norm(trained.network) if config.fold or config.export else trained.network.eval()
+    network = fold_batch_norm(trained.network) if config.fold else trained.network.eval()
     if config.export:
         difference = export_onnx(network, config.export)
         print(f"wrote {config.export}; its logits differ from PyTorch's by at most {difference:.1e}")
@@ -188,11 +195,30 @@ def load_images(config: Config, trained: Trained) -> tuple[str, data.ImageSet, d
             f"--set {name}: {images.image_size} pixels and {images.channels} channels, but the network was "
             f"made for {size} pixels and {network.in_channels} channels"
         )
+    images = match_classes(images, trained, name, folder)
     statistics = trained.statistics
     if statistics is None:
         published = data.PUBLISHED_STATISTICS.get(name)
         statistics = published or data.statistics_of(name, data.load(name, folder, "train"))
     return name, images, statistics
+
+
+def match_classes(images: data.ImageSet, trained: Trained, name: str, folder: str) -> data.ImageSet:
+    """The images with the network's labels for their classes' names, in whatever order the set has them.
+
+    Where names differ, labels are matched by number, and a line says so; not for two folders (ValueError).
+    """
+    wanted, given = trained.classes, list(images.classes)
+    if wanted is None or wanted == given:
+        return images
+    if odd := sorted(set(wanted) ^ set(given)):
+        if name == trained.set:
+            where = "network" if odd[0] in wanted else "folder"
+            raise ValueError(f"--data {folder}: class {odd[0]!r} is one of the {where} only")
+        distributed.say(f"{name} has other classes than the network ({odd[0]!r}, ...): matched by number")
+        return images
+    labels = torch.tensor([wanted.index(each) for each in given])
+    return data.ImageSet(images.images, labels[images.labels], tuple(wanted))
 
 
 def test(network: NetworkCIFAR, trained: Trained, config: Config, size: tuple[int, int]) -> None:

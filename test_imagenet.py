@@ -26,9 +26,10 @@ import data
 import distributed
 import genotypes
 import training
+from flags import check_arch, check_new_file, check_range, run_script
 from inference import check_flags, fold_batch_norm
 from model import NetworkImageNet, count, load_network_state
-from utils import check_arch, check_new_file, check_range, run_script, write_atomically
+from utils import write_atomically
 
 PUBLISHED = {"arch": "RelativeNAS", "init_channels": 46, "layers": 14, "image_size": 224}
 
@@ -60,7 +61,7 @@ class Config:
     workers: int = 8
     """processes that decode images, for each process that evaluates"""
     fold: bool = True
-    """fold batch-norm into the convolutions, which is exact"""
+    """fold batch-norm into the convolutions, which changes nothing but rounding"""
     json: str | None = None
     """write the result to this file, which must not exist"""
     device: str = "auto"
@@ -129,7 +130,7 @@ def load_network(config: Config) -> tuple[NetworkImageNet, list[str] | None, str
         trained = f"{state['images']['set']} ({len(state['images']['classes'])} classes)"
     else:
         weights = state.get("state_dict", state)
-        facts = PUBLISHED | {name: getattr(config, name) or PUBLISHED[name] for name in PUBLISHED}
+        facts = {name: getattr(config, name) or PUBLISHED[name] for name in PUBLISHED}
         facts |= {"C": facts["init_channels"], "genotype": genotypes.lookup(str(facts["arch"]))}
         facts |= {"num_classes": count_classes(config.model_path, weights)}
         trained = "images that the file does not name"
@@ -175,11 +176,18 @@ def progress(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the images, with a progress line."""
     shard = (distributed.rank(), distributed.world_size())
-    batches = images.batches(config.batch_size, device, shuffled=False, shard=shard, workers=config.workers)
+    batches = images.batches(
+        config.batch_size,
+        device,
+        shuffled=False,
+        shard=shard,
+        workers=config.workers,
+        channels_last=config.channels_last,
+    )
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     with tqdm(total=len(images), unit="image", disable=quiet) as bar:
         for inputs, labels in batches:
-            yield (inputs if config.channels_last else inputs.contiguous()), labels
+            yield inputs, labels
             bar.update(len(labels) * distributed.world_size())
 
 

@@ -20,16 +20,16 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 import data
 import distributed
 import genotypes
 import training
+from flags import check_arch, check_installed, check_range, check_save, run_script
 from model import NetworkCIFAR, count
 from run_folder import RunFolder, new_name, resume
 from training_run import TrainingRun, scalars, write_model
-from utils import check_arch, check_range, check_save, derive_seed, run_script
+from utils import derive_seed
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
 
@@ -126,6 +126,7 @@ class Config:
         check_range(self, "ema", 0, 0.999999)
         check_arch(self)
         check_save(self)
+        check_installed(self, "tensorboard")
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect without --auxiliary")
         if self.warmup_epochs >= self.epochs:
@@ -162,17 +163,13 @@ def main(config: Config) -> None:
         sums=torch.zeros(3, dtype=torch.float64, device=device),
         average=copy.deepcopy(network) if config.ema else None,
     )
-    problem = run.take_up() if config.resume else None
-    if not config.resume:
-        run.folder.create(config)
-    log = run.folder.start_log()
-    if problem:
-        log.warning(problem)
+    log = run.start(config)
     parameters, multiply_adds = count(network)
+    part = "held out" if config.validate else "test"
     log.info(
         f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
         f"multiply-adds; {distributed.world_size()} x {device.type}, {precision}; {config.set}, "
-        f"{len(images.train)} images train, {len(images.measured)} test"
+        f"{len(images.train)} images train, {len(images.measured)} {part}"
     )
     try:
         train(run, config, images, precision)
@@ -220,12 +217,11 @@ def build(config: Config, images: data.ImageSet, device: torch.device) -> Networ
 
 def train(run: TrainingRun, config: Config, images: Images, precision: str) -> None:
     """Train from wherever the run is to the end of the last epoch."""
-    log, total = run.folder.log, len(images.train)
+    total = len(images.train)
     network: Any = torch.compile(run.network) if config.compile else run.network
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     with (
         scalars(run.folder, config.tensorboard) as write,
-        logging_redirect_tqdm([log] if distributed.is_main() else []),
         tqdm(total=config.epochs * total, unit="image", unit_scale=True, disable=quiet) as bar,
     ):
         bar.update(run.epoch * total + run.step * config.batch_size)
@@ -243,7 +239,7 @@ def train(run: TrainingRun, config: Config, images: Images, precision: str) -> N
             more = measure(run, config, images, precision).of_epoch() if config.validate else {}
             words = run.end_epoch(rate, more)
             write(run.epoch, run.rows[-1])
-            log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
+            run.folder.log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
 
 
 def steps(run: TrainingRun, config: Config, images: Images, precision: str, network: Any) -> Iterator[int]:
@@ -275,7 +271,9 @@ def measure(run: TrainingRun, config: Config, images: Images, precision: str) ->
     """What the weights that will be kept get wrong on the held-out or the test images."""
     network = run.network if run.average is None else run.average
     shard = (distributed.rank(), distributed.world_size())
-    batches = data.batches(images.measured, config.batch_size, images.statistics, shard=shard)
+    batches = data.batches(
+        images.measured, config.batch_size, images.statistics, channels_last=config.channels_last, shard=shard
+    )
     return training.measure(network, batches, precision)
 
 

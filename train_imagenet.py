@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 import data
 import distributed
 import genotypes
 import training
+from flags import check_arch, check_range, check_save, run_script
 from model import NetworkImageNet, count
 from run_folder import RunFolder, new_name, resume
 from training_run import TrainingRun, write_model
-from utils import check_arch, check_range, check_save, derive_seed, run_script
+from utils import derive_seed
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
 
@@ -133,12 +132,7 @@ def main(config: Config) -> None:
         scaler=training.grad_scaler(device, precision),
         sums=torch.zeros(3, dtype=torch.float64, device=device),
     )
-    problem = run.take_up() if config.resume else None
-    if not config.resume:
-        run.folder.create(config)
-    log = run.folder.start_log()
-    if problem:
-        log.warning(problem)
+    log = run.start(config)
     parameters, multiply_adds = count(network)
     log.info(
         f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
@@ -192,20 +186,18 @@ def train(run: TrainingRun, config: Config, images: data.LargeImages, precision:
     """Train from wherever the run is to the end of the last epoch."""
     network = torch.compile(run.network) if config.compile else run.network
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
-    with (
-        logging_redirect_tqdm([run.folder.log] if distributed.is_main() else []),
-        tqdm(total=config.epochs * len(images), unit="image", unit_scale=True, disable=quiet) as bar,
-    ):
+    total = config.epochs * len(images)
+    with tqdm(total=total, unit="image", unit_scale=True, disable=quiet) as bar:
         bar.update(run.epoch * len(images) + run.step * config.batch_size)
         bar.unpause()
         while run.epoch < config.epochs:
             factor = training.schedule(run.epoch, config.epochs, config.warmup_epochs, "linear")
             rate = config.learning_rate * factor
             training.set_learning_rate(run.optimizer, rate)
-            for total, sums in steps(run, config, images, precision, network):
-                bar.update(total)
+            for done in steps(run, config, images, precision, network):
+                bar.update(done)
                 if run.step % LOOK == 0:
-                    loss, _, seen = sums.tolist()
+                    loss, _, seen = run.totals()
                     bar.set_postfix_str(f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}")
             words = run.end_epoch(rate)
             run.folder.log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
@@ -213,29 +205,27 @@ def train(run: TrainingRun, config: Config, images: data.LargeImages, precision:
 
 def steps(
     run: TrainingRun, config: Config, images: data.LargeImages, precision: str, network: Any
-) -> Iterator[tuple[int, Tensor]]:
-    """The rest of an epoch; after each step its number of images and this process's sums in this epoch."""
+) -> Iterator[int]:
+    """The rest of an epoch; the number of images of each step."""
     run.network.train()
     images.epoch = run.epoch
-    processes = distributed.world_size()
     batches = images.batches(
         config.batch_size,
         run.sums.device,
         shuffled=True,
         first=run.step,
-        shard=(distributed.rank(), processes),
+        shard=(distributed.rank(), distributed.world_size()),
         workers=config.workers,
+        channels_last=config.channels_last,
     )
     begin = time.perf_counter()
     for inputs, labels in batches:
         total = min(config.batch_size, len(images) - run.step * config.batch_size)
-        run.take_step(
-            network, inputs if config.channels_last else inputs.contiguous(), labels, total, config, precision
-        )
+        run.take_step(network, inputs, labels, total, config, precision)
         run.seconds, begin = run.seconds + time.perf_counter() - begin, time.perf_counter()
         if run.step % config.checkpoint_steps == 0:
             run.save()
-        yield total, run.sums
+        yield total
 
 
 def finish(run: TrainingRun, config: Config, validation: data.LargeImages, precision: str) -> None:
@@ -245,9 +235,13 @@ def finish(run: TrainingRun, config: Config, validation: data.LargeImages, preci
     if distributed.broadcast_object(path.exists()):
         log.info(f"the run is finished: {path}")
         return
-    share = (distributed.rank(), distributed.world_size())
     batches = validation.batches(
-        config.batch_size, run.sums.device, shuffled=False, shard=share, workers=config.workers
+        config.batch_size,
+        run.sums.device,
+        shuffled=False,
+        shard=(distributed.rank(), distributed.world_size()),
+        workers=config.workers,
+        channels_last=config.channels_last,
     )
     errors = training.measure(run.network, batches, precision)
     log.info(f"test: {errors}")

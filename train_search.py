@@ -20,7 +20,6 @@ import threadpoolctl
 import torch
 import tyro
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 import distributed
 import genotypes
@@ -28,11 +27,11 @@ import training
 from candidates import Job, Trained, compare, load_task, train_all
 from encoding import CellSpace
 from finalists import check_name, finish, finished_before
+from flags import check_range, check_save, run_script
 from model_search import FullSize
 from paired_search import Comparison, PairedSearch
 from run_folder import RunFolder, new_name, resume
 from search_record import FREE, Record, Run, in_one_line, save, take_up
-from utils import check_range, check_save, run_script
 
 
 @dataclass(frozen=True)
@@ -236,12 +235,8 @@ def search_cells(run: Run) -> None:
     """Compare, move and save until the generations are over."""
     pairs = run.config.generations * run.config.pop_size // 2
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
-    loggers = [run.folder.log] if distributed.is_main() else []  # it would make the others print, too
     done = len(run.record.history)
-    with (
-        logging_redirect_tqdm(loggers),
-        tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar,
-    ):
+    with tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar:
         while group := run.search.ask():
             search_group(run, group, progress=group[0].generation / run.config.generations)
             save(run)

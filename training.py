@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import distributed
+import utils
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images (N, C, H, W), labels (N,)
 
@@ -198,13 +199,10 @@ class Errors(NamedTuple):
 
     @classmethod
     def of(cls, sums: Tensor) -> Errors:
-        """From the sums of `count_errors`, over all processes. The interval is Wilson's (1927)."""
+        """From the sums of `count_errors`, over all processes."""
         loss, wrong, wrong_top5, images = sums.tolist()
-        rate, weight = wrong / images, 1.96**2 / images
-        middle = (rate + weight / 2) / (1 + weight)
-        half = 1.96 * math.sqrt(rate * (1 - rate) / images + weight / (4 * images)) / (1 + weight)
-        interval = (max(0.0, middle - half), min(1.0, middle + half))
-        return cls(loss / images, rate, wrong_top5 / images, interval, int(images))
+        interval = utils.wilson(wrong / images, int(images))
+        return cls(loss / images, wrong / images, wrong_top5 / images, interval, int(images))
 
     def of_epoch(self) -> dict[str, float]:
         """Columns of epochs.csv for held-out images."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
+import math
 import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -17,17 +19,19 @@ from torch import Tensor, nn
 import checkpoint
 import distributed
 import training
+from flags import PLACES
 from model import Network, count
 from run_folder import RunFolder
-from utils import PLACES, write_atomically
+from utils import write_atomically
 
-PLAIN = ("kind", "images", "epoch", "step", "steps", "seconds", "rows")
+PLAIN = ("kind", "images", "processes", "epoch", "step", "steps", "seconds", "rows")
 
 
 @dataclass
 class TrainingRun:
-    """What changes during a training. All processes hold the same, but for `sums`, which are their own.
+    """What changes during a training.
 
+    All processes hold the same but for `sums` and batch-norm's running statistics, which are their own.
     `kind` and `images` (a fingerprint of the data) tell a checkpoint from those of other programs and data.
     """
 
@@ -38,39 +42,63 @@ class TrainingRun:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     sums: Tensor  # float64 on the device: loss, wrong, images of this process in this epoch
+    processes: int = field(default_factory=distributed.world_size)
     epoch: int = 0
     step: int = 0  # steps done in this epoch
     steps: int = 0  # steps done in all epochs
     seconds: float = 0.0  # spent in this epoch
     rows: list[dict[str, Any]] = field(default_factory=list)  # of epochs.csv
     average: Network | None = None  # the network with averaged weights, where they are kept
+    saved: int = 0  # `steps` of the checkpoint
+    finite: int = 0  # `steps` when the loss was last seen to be finite
 
     def _parts(self) -> dict[str, Any]:
         """What is saved through state_dict and load_state_dict."""
         parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.average is None else parts | {"average": self.average}
 
+    def start(self, config: Any) -> logging.Logger:
+        """Take up the run that `config.resume` names, or make its folder; returns the log, which is begun."""
+        problem = None
+        if config.resume:
+            problem = self.take_up()
+        else:
+            self.folder.create(config)
+        log = self.folder.start_log()
+        if problem:
+            log.warning(problem)
+        return log
+
     def totals(self) -> tuple[float, float, int]:
         """Loss, wrong, images of this epoch so far, of all processes; ValueError where training diverged."""
         sums = self.sums.clone()
         distributed.sum_([sums])
         if not sums.isfinite().all():
-            path = self.folder.checkpoint
-            raise ValueError(
-                f"the training loss is not finite in epoch {self.epoch + 1}, step {self.step}; "
-                + (f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet")
-                + "; a new run needs a lower --learning_rate"
-            )
+            raise self.diverged(f"training loss is not finite in epoch {self.epoch + 1}, step {self.step}")
+        self.finite = self.steps
         loss, wrong, images = sums.tolist()
         return loss, wrong, int(images)
 
+    def diverged(self, what: str) -> ValueError:
+        """The error that says so, and names the last checkpoint whose weights gave a finite loss.
+
+        Weights are known to be good by the loss of a step after them: that of the step that made them is not
+        theirs. A checkpoint that no such step followed may be spoilt, and the one before it is named.
+        """
+        path = self.folder.checkpoint
+        good = path if self.finite > self.saved else checkpoint.previous(path)
+        known = f"the last good checkpoint is {good}" if good.exists() else "no checkpoint is surely good"
+        return ValueError(f"the {what}; {known}; a new run needs a lower --learning_rate")
+
     def save(self) -> None:
-        """Write a checkpoint, and keep the one before."""
+        """Write a checkpoint, and keep the one before; not one of the same step, at the end of an epoch."""
         sums = self.totals()
         if distributed.is_main():
             state = {name: getattr(self, name) for name in PLAIN}
             state |= {name: part.state_dict() for name, part in self._parts().items()}
-            checkpoint.save(self.folder.checkpoint, state | {"sums": list(sums)}, keep_previous=True)
+            older = self.steps > self.saved
+            checkpoint.save(self.folder.checkpoint, state | {"sums": list(sums)}, keep_previous=older)
+        self.saved = self.steps
 
     def take_up(self) -> str | None:
         """Go on from the folder's newest good checkpoint; returns what was wrong with a newer one.
@@ -85,8 +113,15 @@ class TrainingRun:
             raise ValueError(f"--resume {path.parent}: --data holds other images than the run began with")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        for name in PLAIN[2:]:
+        for name in PLAIN[3:]:
             setattr(self, name, state[name])
+        self.saved = self.finite = self.steps
+        if state["processes"] != self.processes:
+            change = (
+                f"made by {state['processes']} processes, goes on with {self.processes}: batch-norm sees "
+                "other shares of a batch, so the run will not end to the bit as it would have"
+            )
+            problem = f"{problem}; {change}" if problem else change
         if distributed.is_main():  # they are summed over the processes again
             self.sums += self.sums.new_tensor(state["sums"])
         return problem
@@ -149,18 +184,12 @@ def average_weights(average: nn.Module, network: nn.Module, decay: float, step: 
 
 @contextlib.contextmanager
 def scalars(folder: RunFolder, wanted: bool) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A function (epoch, row) that writes for TensorBoard, or does nothing where that is not `wanted`.
-
-    Raises ValueError where TensorBoard is not installed.
-    """
+    """A function (epoch, row) that writes for TensorBoard, or does nothing where that is not `wanted`."""
     if not wanted or not distributed.is_main():
         yield lambda epoch, row: None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        message = "--tensorboard: TensorBoard is missing; install it with: pip install tensorboard"
-        raise ValueError(message) from None
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder.path / "tensorboard")) as writer:
 
         def write(epoch: int, row: Mapping[str, float]) -> None:
@@ -173,7 +202,12 @@ def scalars(folder: RunFolder, wanted: bool) -> Iterator[Callable[[int, Mapping[
 def write_model(
     run: TrainingRun, config: Any, images: dict[str, Any], result: dict[str, Any], program: str
 ) -> None:
-    """model.pt, which describes itself, and card.json, the same in words and numbers without the weights."""
+    """model.pt, which describes itself, and card.json, the same in words and numbers without the weights.
+
+    ValueError, and nothing is written, where the measured loss is not finite: the last steps diverged.
+    """
+    if not all(math.isfinite(value) for name, value in result.items() if name.endswith("_loss")):
+        raise run.diverged("loss of the trained network is not finite")
     network = run.network if run.average is None else run.average
     recipe = dataclasses.asdict(config)
     state = checkpoint.describe_network(network, images=images, recipe=recipe, result=result)
@@ -187,18 +221,19 @@ def write_model(
         "hardware": hardware(run.sums.device),
         "training_seconds": round(sum(row["seconds"] for row in run.rows)),
     }
-    write_atomically(run.folder.path / "card.json", json.dumps(card, indent=1) + "\n")
+    write_atomically(run.folder.path / "card.json", json.dumps(card, indent=1, allow_nan=False) + "\n")
     checkpoint.save(run.folder.path / "model.pt", state)  # last: it says that the run is finished
 
 
 def command(program: str, config: Any) -> str:
     """The command line that makes `config`: the flags that differ from their defaults."""
-    words = [f"python {program}"]
+    processes = distributed.world_size()
+    words = [f"python {program}" if processes == 1 else f"torchrun --nproc_per_node {processes} {program}"]
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if value == entry.default or entry.name in PLACES:
             continue
-        if isinstance(value, bool):
+        if isinstance(entry.default, bool):  # --flip, which has a third value, takes True or False
             words.append(f"--{entry.name}" if value else f"--no_{entry.name}")
         else:
             words.append(f"--{entry.name} {shlex.quote(str(value))}")

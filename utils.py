@@ -1,131 +1,28 @@
-"""What every script needs and has no better home: flags, clear failure, seeds, atomic files, meters."""
+"""What has no better home: seeds for one purpose, an interval, and files that are written whole."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import os
-import sys
 import tempfile
-import time
 import zlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
 
-import tyro
-
-import genotypes
-
-Config = TypeVar("Config")
 TEMPORARY = ".part"
-PLACES = ("save", "resume")  # flags that say where a run is kept; they are no part of its settings
-
-
-def parse(config: type[Config], args: Sequence[str] | None = None, default: Config | None = None) -> Config:
-    """Parse the command line into the dataclass `config` and call its `check()` if it has one.
-
-    What is not given keeps the value of `default`. A wrong flag or value ends the program with one line
-    on stderr and exit code 2.
-    """
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            # A default instance is passed only where there is one: None is a value to tyro.
-            chosen: dict[str, Any] = {} if default is None else {"default": default}
-            result = cast(Config, tyro.cli(config, args=args, use_underscores=True, **chosen))
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        fail(_first_message(printed.getvalue()))
-    try:
-        if hasattr(result, "check"):
-            result.check()
-    except ValueError as error:
-        fail(str(error))
-    return result
-
-
-def run_script(main: Callable[[Any], None], config: type) -> None:
-    """Parse the flags, call `main(config)`; what a user can cause becomes one line and exit code 2."""
-    parsed: Any = parse(config)
-    try:
-        main(parsed)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    except MemoryError as error:
-        fail(f"not enough memory: {error}")
-    except KeyboardInterrupt:
-        fail("stopped", code=130)
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one line on stderr and exit with `code`. The first process speaks for all, if it fails at all."""
-    line = f"{Path(sys.argv[0]).name}: {' '.join(message.split())}"
-    if (rank := os.environ.get("RANK", "0")) != "0":
-        line += f" (process {rank})"
-        try:
-            # torchrun stops all processes when one ends: the first one must have the time to say why.
-            time.sleep(10 if code == 2 else 1)
-        except KeyboardInterrupt:
-            sys.exit(code)
-        if code != 2:
-            sys.exit(code)
-    print(line, file=sys.stderr)
-    sys.exit(code)
-
-
-def _first_message(panel: str) -> str:
-    """The message of tyro's framed error panel, without frame, title and the help that follows it."""
-    lines = [line.strip("│╭╰╮╯ ") for line in panel.splitlines()]
-    parts = " ".join(line if line.strip("─ ") else "|" for line in lines[1:]).split("|")
-    hint = parts[1].strip() if len(parts) > 2 and "Perhaps you meant" in parts[1] else ""
-    return " ".join(f"{parts[0]} {hint}".split()) + "; --help lists every flag"
-
-
-def check_range(config: Any, names: str, low: float, high: float = math.inf, open_low: bool = False) -> None:
-    """Raise ValueError for the first of the flags `names` (separated by spaces) that is outside [low, high].
-
-    None is a flag that was not given. `open_low` excludes `low` itself; an infinite `high` is never allowed.
-    """
-    for name in names.split():
-        value = getattr(config, name)
-        if value is None or (low <= value <= high and value < math.inf and not (open_low and value == low)):
-            continue
-        least = f"above {low}" if open_low else f"at least {low}"
-        raise ValueError(
-            f"--{name} {value}: must be {least}" + ("" if high == math.inf else f", at most {high}")
-        )
-
-
-def check_save(config: Any) -> None:
-    """Raise ValueError where --save names another folder than --resume goes on in."""
-    if config.save is not None and config.resume is not None and config.save != config.resume:
-        raise ValueError(f"--save {config.save}: has no effect with --resume {config.resume}; leave it out")
-
-
-def check_arch(config: Any) -> None:
-    """Raise ValueError that names --arch where it is no cell; None is a flag that was not given."""
-    try:
-        if config.arch is not None:
-            genotypes.lookup(config.arch)
-    except ValueError as error:
-        raise ValueError(f"--arch: {error}") from None
-
-
-def check_new_file(flag: str, path: str | None) -> None:
-    """Raise ValueError where the file that --`flag` names exists, or its folder does not. None is no file."""
-    if path is not None and Path(path).exists():
-        raise ValueError(f"--{flag} {path}: exists already; name another file")
-    if path is not None and not Path(path).parent.is_dir():
-        raise ValueError(f"--{flag} {path}: there is no folder {Path(path).parent}")
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2^63) for one purpose, e.g. `derive_seed(seed, "batches", generation, pair)`."""
     text = ":".join(str(part) for part in (seed, *purpose)).encode()
     return (zlib.crc32(text) << 31) ^ zlib.crc32(text[::-1])
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a probability, after `share` of `count` independent trials (Wilson 1927)."""
+    z = 1.959964
+    centre, scale = share + z * z / (2 * count), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import graphviz
 import tyro
 
+import flags
 import genotypes
 import plots
 import report
@@ -211,4 +212,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    utils.run_script(main, Config)
+    flags.run_script(main, Config)

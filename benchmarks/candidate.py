@@ -25,8 +25,8 @@ from torch import Tensor, nn
 import data
 import genotypes
 import training
+from flags import check_range, run_script
 from model_search import WeightSet
-from utils import check_range, run_script
 
 CELL = genotypes.lookup("RelativeNAS")
 

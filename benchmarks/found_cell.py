@@ -30,9 +30,10 @@ import training
 from candidates import Task, load_task
 from encoding import CellSpace
 from finalists import train_from_scratch, trained_network
+from flags import check_range, run_script
 from genotypes import Genotype
 from run_folder import read_settings
-from utils import check_range, derive_seed, run_script
+from utils import derive_seed
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import data
-from utils import check_range, run_script
+from flags import check_range, run_script
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 

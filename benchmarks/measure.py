@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-from utils import check_new_file
+from flags import check_new_file
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -31,8 +31,9 @@ from tables import Problem, open_problem
 
 from encoding import Architecture
 from features import Features
+from flags import check_range, run_script
 from pair_predictor import PairPredictor
-from utils import check_range, run_script, write_atomically
+from utils import write_atomically
 
 BINS = 10  # of predicted probabilities, for the calibration error
 SURE = 0.95  # a confident decision

@@ -21,8 +21,8 @@ import torch
 import distributed
 import genotypes
 import training
+from flags import check_range, run_script
 from model import NetworkCIFAR
-from utils import check_range, run_script
 
 
 @dataclass(frozen=True)

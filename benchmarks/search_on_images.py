@@ -35,10 +35,11 @@ import genotypes
 import train_search
 from encoding import CellSpace
 from finalists import train_finalists, winner
+from flags import check_range, run_script
 from genotypes import Genotype
 from run_folder import SETTINGS, RunFolder, read_settings
 from search_record import Record, Run, save, take_up
-from utils import check_range, derive_seed, run_script, write_atomically
+from utils import derive_seed, write_atomically
 
 SET_HERE = "seed generations strategy rank screen decide save resume record".split()  # noqa: SIM905
 NO_PREDICTOR = {"rank": False, "screen": False, "decide": False}

@@ -31,7 +31,8 @@ import threadpoolctl
 from strategies import COMPARED, STRATEGIES
 from tables import Problem, open_problem
 
-from utils import check_range, run_script, write_atomically
+from flags import check_range, run_script
+from utils import write_atomically
 
 
 @dataclass(frozen=True)

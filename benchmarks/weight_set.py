@@ -36,11 +36,12 @@ import genotypes
 import train_search
 from candidates import Job, Task, Trained, train_all
 from encoding import CellSpace
+from flags import check_range, run_script
 from genotypes import Genotype
 from model_search import SHARED, WeightSet
 from run_folder import read_settings
 from search_record import Run
-from utils import check_range, derive_seed, run_script
+from utils import derive_seed
 
 ESTIMATES = {
     "as it is": "weights of the set",

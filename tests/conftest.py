@@ -33,7 +33,7 @@ SERVER = """
 import json, os, resource, signal, sys, traceback
 import sklearn.datasets, torch._dynamo
 import matplotlib.figure, matplotlib.backends.backend_svg
-import train_search, utils
+import flags, train_search
 
 def die_in_checkpoint(number):
     # When the checkpoint of this number lies in a temporary file, not yet renamed.
@@ -66,7 +66,7 @@ for line in sys.stdin:
     sys.argv = ["train_search.py", *order["flags"]]
     code = 0
     try:
-        utils.run_script(train_search.main, train_search.Config)
+        flags.run_script(train_search.main, train_search.Config)
     except SystemExit as stop:
         code = stop.code or 0
     except BaseException:

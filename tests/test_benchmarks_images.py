@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from search_on_images import Config, open_run, result_of  # noqa: E402
 
-from utils import parse  # noqa: E402
+from flags import parse  # noqa: E402
 
 SMALL = "--set digits --images 40 --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
 FLAGS = f"{SMALL} --trainings 4 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"

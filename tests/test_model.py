@@ -173,6 +173,17 @@ def test_published_state_dict(published, key, kind, C, classes, layers):
     assert list(ours) == list(published[key]), "the order of the keys"
 
 
+@pytest.mark.parametrize(
+    ("kind", "C", "classes", "layers", "checksum"),
+    [(NetworkCIFAR, 36, 10, 20, 1348473476), (NetworkImageNet, 46, 1000, 14, 2797637308)],
+)
+def test_names_and_shapes_written_here(kind, C, classes, layers, checksum):
+    # The checksum is that of the published names and shapes, in their order.
+    network = build_meta(kind, C, classes, layers, True, genotypes.lookup("RelativeNAS"))
+    lines = "".join(f"{name} {list(value.shape)}\n" for name, value in network.state_dict().items())
+    assert zlib.crc32(lines.encode()) == checksum
+
+
 def test_count_on_a_real_network_leaves_it_alone():
     network = NetworkCIFAR(4, 10, 3, True, genotypes.lookup("RelativeNAS")).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}

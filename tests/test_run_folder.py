@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,3 +96,16 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be written: No space left"):
         log.info("hello")
     log.handlers = []
+
+
+def test_a_reader_that_left_does_not_stop_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(Config())
+    reading, writing = os.pipe()
+    os.close(reading)
+    with contextlib.suppress(OSError), open(writing, "w") as gone:  # closing it fails, too
+        folder.start_log().handlers[-1].setStream(gone)  # type: ignore[attr-defined]
+        folder.log.info("nobody reads this")
+    folder.unlock()
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / "run" / "log.txt").read_text().endswith("nobody reads this\n")

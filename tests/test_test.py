@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 import checkpoint
 import train
-from utils import parse, run_script
+from flags import parse, run_script
 
 ROOT = Path(__file__).parent.parent
 # By its path, as Python's standard library has a package `test` too.
@@ -121,6 +121,42 @@ def test_other_images_with_the_same_classes_are_evaluated_and_both_sets_named(ru
     assert "trained on digits; tested on 30 images of folder" in out
 
 
+def test_labels_follow_the_names_of_the_classes(run, tmp_path):
+    for part in ("train", "test"):
+        source = digit_folder(tmp_path / part, range(3))
+        for label, name in enumerate("abc"):
+            (source / str(label)).rename(source / name)
+    flags = f"--set folder {NETWORK} --epochs 1 --batch_size 4 --device cpu --data {tmp_path}"
+    train.main(parse(train.Config, [*flags.split(), "--save", str(tmp_path / "run")]))
+    mine = tmp_path / "run" / "model.pt"
+    state = checkpoint.load(mine)
+    weights = {  # the same network, which numbers its classes the other way round
+        key: value.flip(0) if "classifier" in key else value for key, value in state["state_dict"].items()
+    }
+    images = state["images"] | {"classes": ["c", "b", "a"]}
+    checkpoint.save(tmp_path / "turned.pt", state | {"state_dict": weights, "images": images})
+    found = []
+    for file in (mine, tmp_path / "turned.pt"):
+        assert run("--model_path", file, "--json", tmp_path / f"{file.stem}.json")[0] == 0
+        found.append(json.loads((tmp_path / f"{file.stem}.json").read_text()))
+    assert found[0]["test_error"] == found[1]["test_error"]
+    assert found[0]["test_loss"] == pytest.approx(found[1]["test_loss"], rel=1e-5)
+    for part in ("train", "test"):
+        (tmp_path / part / "b").rename(tmp_path / part / "emu")
+    code, _, err = run("--model_path", mine)
+    assert code == 2
+    assert "class 'b' is one of the network only" in err
+
+
+def test_other_names_in_another_set_are_matched_by_number_and_a_line_says_so(run, model, tmp_path):
+    for part in ("train", "test"):
+        source = digit_folder(tmp_path / part)
+        (source / "9").rename(source / "nine")
+    code, out, _ = run("--model_path", model, "--set folder --data", tmp_path)
+    assert code == 0
+    assert "folder has other classes than the network ('9', ...): matched by number" in out
+
+
 def test_predict_names_the_classes_of_images_of_any_size_and_colour(run, model, tmp_path):
     digits = load_digits()
     grey = Image.fromarray((digits.images[0] * 255 / 16).astype("uint8"))
@@ -214,7 +250,10 @@ def test_what_is_no_checkpoint_is_one_line(run, model, tmp_path, how):
         ("--set fashion_mnist --data /usr/share/datasets", ["--set fashion_mnist", "28 pixels", "8 pixels"]),
         ("--json /nowhere/result.json", ["--json /nowhere/result.json", "no folder"]),
         ("--predict a.png --export b.onnx", ["--predict", "--export"]),
-        ("--predict a.png --json b.json", ["--json", "no effect"]),
+        ("--predict a.png --json b.json", ["--json", "no effect with --predict"]),
+        ("--predict a.png --precision bfloat16", ["--precision bfloat16", "no effect with --predict"]),
+        ("--export a.onnx --batch_size 4", ["--batch_size 4", "no effect with --export"]),
+        ("--export a.onnx --no_channels_last", ["--channels_last False", "no effect with --export"]),
         ("--batch_size 0", ["--batch_size 0"]),
     ],
 )

@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_image
 import checkpoint
 import test_imagenet
 import train_imagenet
-from utils import parse, run_script
+from flags import parse, run_script
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -217,14 +217,14 @@ def test_other_images_cannot_be_resumed_on(tree, tmp_path, finished, run):
     assert (code, "class 'flower' is in only one of train/ and val/" in error) == (2, True)
 
 
-def test_a_diverging_training_stops_and_names_the_last_good_checkpoint(tree, tmp_path, run):
+def test_a_diverging_training_stops_and_calls_no_spoilt_checkpoint_good(tree, tmp_path, run):
     folder = tmp_path / "run"
     flags = "--learning_rate 1e30 --checkpoint_steps 1"
     code, _, error = run(train_imagenet, "--data", tree, "--save", folder, SMALL, flags)
     assert code == 2
-    assert f"not finite in epoch 1, step 2; the last good checkpoint is {folder / 'checkpoint.pt'}" in error
-    state = checkpoint.load(folder / "checkpoint.pt", "train_imagenet")
-    assert state["step"] == 1
+    assert "not finite in epoch 1, step 2; no checkpoint is surely good" in error
+    assert checkpoint.load(folder / "checkpoint.pt", "train_imagenet")["step"] == 1
+    assert not (folder / "model.pt").exists()
 
 
 def test_evaluation_repeats_the_result_and_refuses_what_does_not_fit(tree, tmp_path, finished, run):

@@ -84,6 +84,53 @@ def test_the_gradient_is_clipped() -> None:
     assert step(100.0) > 0.1
 
 
+class Plain(nn.Module):
+    """Without batch-norm, so that parts of a batch give the gradients of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier, self.auxiliary = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.classifier(x.flatten(1)), self.auxiliary(x.flatten(1))
+
+
+def gradients(images: torch.Tensor, labels: torch.Tensor, total: int, parts: int = 1) -> torch.Tensor:
+    """Of one `train_step` of a new network; the sums that the step returns stand behind them."""
+    torch.manual_seed(0)
+    network = Plain()
+    sums = training.train_step(
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        images,
+        labels,
+        images=total,
+        scaler=training.grad_scaler(torch.device("cpu"), "float32"),
+        grad_clip=1e9,
+        auxiliary_weight=0.4,
+        label_smoothing=0.1,
+        micro_batches=parts,
+    )
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None] + [sums.float()])
+
+
+def test_a_step_in_parts_has_the_gradients_of_the_whole_batch() -> None:
+    images, labels = some_batches(sizes=(7,))[0]
+    whole = gradients(images, labels, 7)
+    assert torch.allclose(gradients(images, labels, 7, parts=3), whole, atol=1e-6)
+    of_half = gradients(images, labels, 14)  # another process has the other half
+    assert torch.allclose(of_half[:-3], whole[:-3] / 2, atol=1e-6)
+    torch.manual_seed(0)
+    network, entropy = Plain(), nn.CrossEntropyLoss(label_smoothing=0.1)
+    logits, logits_aux = network(images)
+    loss = entropy(logits, labels)
+    (loss + 0.4 * entropy(logits_aux, labels)).backward()
+    expected = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    assert torch.allclose(whole[:-3], expected, atol=1e-6)
+    assert whole[-3].item() == pytest.approx(7 * loss.item(), rel=1e-5)
+    assert whole[-1].item() == 7
+
+
 def test_divergence_shows_in_the_loss() -> None:
     network = Linear()
     batches = some_batches()

@@ -426,12 +426,6 @@ def test_perfect_probabilities_show_the_error_of_chance() -> None:
     assert plots.reliability(probability, rng.random(20_000) < 0.5)[1] > 0.2
 
 
-def test_wilson_interval() -> None:
-    # Newcombe 1998, Table I: 81 of 263 and 0 of 20.
-    assert plots.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert plots.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -1,0 +1,124 @@
+"""flags.py: flags, and failing with one line."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+import flags
+
+
+@dataclass(frozen=True)
+class Config:
+    set: Literal["digits", "cifar10"] = "cifar10"
+    pop_size: int = 20
+    rate: float = 0.5
+    cutout: bool = True
+    limit: float | None = None
+
+    def check(self) -> None:
+        flags.check_range(self, "pop_size", 2)
+        flags.check_range(self, "rate limit", 0, 1, open_low=True)
+
+
+def test_flags_are_parsed() -> None:
+    parsed = flags.parse(Config, ["--set", "digits", "--pop_size", "4", "--no_cutout"])
+    assert parsed == Config("digits", 4, 0.5, False)
+
+
+def test_what_is_not_given_is_the_defaults() -> None:
+    assert flags.parse(Config, ["--pop_size", "6"], default=Config("digits", 4, 0.25)) == Config(
+        "digits", 6, 0.25
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--popsize", "4"], ["--popsize", "--pop_size"]),
+        (["--set", "mnist"], ["mnist", "digits", "cifar10"]),
+        (["--pop_size", "many"], ["--pop_size", "many"]),
+        (["--pop_size"], ["--pop_size"]),
+        (["stray"], ["stray"]),
+        (["--pop_size", "1"], ["--pop_size 1", "at least 2"]),
+        (["--pop_size", "-4"], ["--pop_size -4", "at least 2"]),
+        (["--rate", "nan"], ["--rate nan", "above 0", "at most 1"]),
+        (["--rate", "0"], ["--rate 0.0", "above 0"]),
+        (["--limit", "inf"], ["--limit inf", "at most 1"]),
+        (["--rate", ""], ["--rate"]),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(
+    given: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        flags.parse(Config, given)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    for word in words:
+        assert word in printed.err
+
+
+def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        flags.parse(Config, ["--help"])
+    assert stop.value.code in (0, None)
+    assert "--pop_size" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("wrong\nvalue"), 2),
+        (OSError("full"), 2),
+        (MemoryError("99 GB"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_a_script_fails_in_one_line(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: Config) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as stop:
+        flags.run_script(main, Config)
+    assert stop.value.code == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("script.py: ")
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(config: Config) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(KeyError):
+        flags.run_script(main, Config)
+
+
+def test_the_first_process_speaks_for_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited = []
+    monkeypatch.setattr(flags.time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        flags.fail("no")  # nobody stopped it: the first process is well
+    assert capsys.readouterr().err.endswith(": no (process 1)\n")
+    assert waited, "torchrun would stop the first process before it can say anything"
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flags.time, "sleep", stop)
+    with pytest.raises(SystemExit):
+        flags.fail("no")
+    assert capsys.readouterr().err == ""
