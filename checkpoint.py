@@ -74,14 +74,14 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
+        raise ValueError(f"{path}: {'a folder, no checkpoint' if path.is_dir() else 'no such checkpoint'}")
     try:
         _check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # what it says of foreign files, we say
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{path}: refused: it holds something other than tensors and plain types, which could run code"
+            f"{path}: refused: no checkpoint, or more than tensors and plain types, which could run code"
         ) from None
     except UNREADABLE as error:
         raise ValueError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from None

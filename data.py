@@ -13,6 +13,7 @@ An epoch draws all its random numbers at once from a CPU generator, so CPU and C
 import hashlib
 import os
 import signal
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,13 @@ class ImageSet:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.classes)
+
+    def fingerprint(self) -> str:
+        """A checksum of the images, their labels and the classes' names."""
+        checksum = zlib.crc32(repr(self.classes).encode())
+        for tensor in (self.images, self.labels):
+            checksum = zlib.crc32(tensor.numpy(force=True).tobytes(), checksum)
+        return f"{len(self)}:{checksum:08x}"
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on another device."""

@@ -40,7 +40,7 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
     try:
         if hasattr(result, "check"):
             result.check()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a name that no file can have
         fail(str(error))
     return result
 
@@ -54,6 +54,10 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
         fail(str(error))
     except MemoryError as error:
         fail(f"not enough memory: {error}")
+    except RuntimeError as error:  # PyTorch's lack of memory is one, on the CPU as on a GPU
+        if "allocate" not in str(error) or "memory" not in str(error):
+            raise
+        fail(f"not enough memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         fail("stopped", code=130)
 
@@ -98,7 +102,10 @@ def check_range(config: Any, names: str, low: float, high: float = math.inf, ope
 
 
 def check_save(config: Any) -> None:
-    """Raise ValueError where --save names another folder than --resume goes on in."""
+    """Raise ValueError where --save or --resume is empty, or --save is not where --resume goes on."""
+    for name in PLACES:
+        if getattr(config, name) == "":
+            raise ValueError(f"--{name}: is empty; it names the folder of a run")
     if config.save is not None and config.resume is not None and config.save != config.resume:
         raise ValueError(f"--save {config.save}: has no effect with --resume {config.resume}; leave it out")
 

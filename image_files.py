@@ -213,6 +213,9 @@ def class_folders(root: Path, part: str, image_size: int | None = None, smallest
     fingerprint = _fingerprint(listings, image_size)
     cache = root / CACHE_FOLDER / f"{image_size or 'original'}.npz"
     arrays = _read_cache(cache, fingerprint, part)
+    if arrays is None and image_size is not None:  # images that have the size already
+        original = _read_cache(cache.with_name("original.npz"), _fingerprint(listings, None), part)
+        arrays = original if original is not None and original.images.shape[1] == image_size else None
     if arrays is None:
         with locked(cache.with_suffix(".lock")):
             arrays = _read_cache(cache, fingerprint, part)  # another process may have written it meanwhile
@@ -377,7 +380,7 @@ def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.ui
     """One image file as (H, W, 1) if it is grey, else (H, W, 3), turned upright as its EXIF data say.
 
     `image_size` scales the shorter side to that many pixels and crops the middle square. ValueError names a
-    file that cannot be read or has more than 8 bits a value.
+    file that cannot be read.
     """
     image = open_image(path)
     image = ImageOps.exif_transpose(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
@@ -388,12 +391,16 @@ def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.ui
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """A whole image as Pillow decodes it. ValueError names a file that cannot be read or has over 8 bits."""
+    """A whole image as Pillow decodes it. ValueError names a file that cannot be read.
+
+    Grey of more than 8 bits is refused; colours of 16 bits Pillow itself brings down to 8.
+    """
     try:
         with Image.open(path) as file:
             if file.mode[0] in "IF":
                 raise ValueError(f"its values have mode {file.mode}, more than 8 bits: convert it")
             file.load()
-        return file
+        # Pillow warns of a palette with transparency that becomes colours without it in one step.
+        return file.convert("RGBA") if file.mode == "P" and "transparency" in file.info else file
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error

@@ -7,6 +7,7 @@ export_onnx(folded, "network.onnx")
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 import genotypes
 from model import Network
 from operations import FactorizedReduce
+from training import Errors
 from utils import write_atomically
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
@@ -62,6 +64,12 @@ def check_flags(config: Any, facts: dict[str, Any]) -> None:
             raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
     if config.arch is not None and genotypes.lookup(config.arch) != facts["genotype"]:
         raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
+
+
+def check_finite(errors: Errors, path: str) -> None:
+    """Raise ValueError where the network of the checkpoint `path` computes no numbers."""
+    if not math.isfinite(errors.loss):
+        raise ValueError(f"--model_path {path}: the network's outputs are not finite numbers")
 
 
 class Logits(nn.Module):

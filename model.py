@@ -359,6 +359,11 @@ def load_network_state(network: nn.Module, state: Mapping[str, Tensor], assign: 
         for key in wanted
         if key in given and given[key].shape != wanted[key].shape
     ]
+    problems += [
+        f"{key} holds no plain numbers"
+        for key in wanted
+        if key in given and (given[key].is_sparse or given[key].is_meta or given[key].is_complex())
+    ]
     if problems:
         rest = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ValueError(f"the weights belong to another network: {'; '.join(problems[:3])}{rest}")

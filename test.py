@@ -27,13 +27,13 @@ import genotypes
 import training
 from flags import check_arch, check_new_file, check_range, run_script
 from image_files import read_image
-from inference import check_flags, export_onnx, fold_batch_norm
+from inference import check_finite, check_flags, export_onnx, fold_batch_norm
 from model import NetworkCIFAR, count, load_network_state
 from utils import write_atomically
 
 DEFAULTS = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
 NO_EFFECT = {
-    "predict": ("data", "batch_size", "json", "precision"),
+    "predict": ("json", "precision"),
     "export": ("data", "batch_size", "json", "precision", "device", "channels_last"),
 }
 
@@ -60,7 +60,7 @@ class Config:
     """accepted, as published command lines give it: an auxiliary head is never evaluated"""
 
     # --- instead of a test
-    predict: tuple[str, ...] = ()
+    predict: tuple[str, ...] | None = None
     """name the classes of these image files"""
     export: str | None = None
     """write the network as ONNX to this file, which must not exist"""
@@ -85,6 +85,8 @@ class Config:
         check_arch(self)
         check_new_file("json", self.json)
         check_new_file("export", self.export)
+        if self.predict == ():
+            raise ValueError("--predict: no image file is given")
         if self.predict and self.export:
             raise ValueError("--predict and --export: choose one of them")
         instead = "predict" if self.predict else "export" if self.export else ""
@@ -114,7 +116,7 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     try:
         trained = load_network(config)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"--model_path {config.model_path}: no checkpoint of a network ({error})") from error
     size = count(trained.network)
     network = fold_batch_norm(trained.network) if config.fold else trained.network.eval()
@@ -152,8 +154,8 @@ def load_network(config: Config) -> Trained:
         facts |= {"C": facts["init_channels"], "genotype": genotypes.lookup(str(facts["arch"]))}
         facts |= read_sizes(config.model_path, weights, config.set)
     kept = ("C", "num_classes", "layers", "genotype", "in_channels", "image_size")
-    network = NetworkCIFAR(auxiliary=False, **{name: facts[name] for name in kept})
     try:
+        network = NetworkCIFAR(auxiliary=False, **{name: facts[name] for name in kept})
         load_network_state(network, weights)
     except ValueError as error:
         raise ValueError(f"--model_path {config.model_path}: {error}") from error
@@ -161,6 +163,8 @@ def load_network(config: Config) -> Trained:
         return Trained(network, None, "", "data", None, None)
     images = state["images"]
     statistics = data.Statistics(tuple(images["mean"]), tuple(images["std"]))
+    if not len(statistics.mean) == len(statistics.std) == network.in_channels:
+        raise TypeError(f"mean and std of {len(statistics.mean)} channels for {network.in_channels}")
     folder = state["recipe"].get("data", "data")
     return Trained(
         network, images["set"], images.get("description", ""), folder, images["classes"], statistics
@@ -195,12 +199,20 @@ def load_images(config: Config, trained: Trained) -> tuple[str, data.ImageSet, d
             f"--set {name}: {images.image_size} pixels and {images.channels} channels, but the network was "
             f"made for {size} pixels and {network.in_channels} channels"
         )
-    images = match_classes(images, trained, name, folder)
-    statistics = trained.statistics
-    if statistics is None:
-        published = data.PUBLISHED_STATISTICS.get(name)
-        statistics = published or data.statistics_of(name, data.load(name, folder, "train"))
-    return name, images, statistics
+    return name, match_classes(images, trained, name, folder), find_statistics(trained, name, folder)
+
+
+def find_statistics(trained: Trained, name: str, folder: str) -> data.Statistics:
+    """What to normalise with: what the file says, else the figures of the set `name`."""
+    if trained.statistics is not None:
+        return trained.statistics
+    size = trained.network.image_size[0] if name == "folder" else None
+    published = data.PUBLISHED_STATISTICS.get(name)
+    found = published or data.statistics_of(name, data.load(name, folder, "train", size))
+    if len(found.mean) != trained.network.in_channels:
+        channels = trained.network.in_channels
+        raise ValueError(f"--set {name}: {len(found.mean)} channels, but the network was made for {channels}")
+    return found
 
 
 def match_classes(images: data.ImageSet, trained: Trained, name: str, folder: str) -> data.ImageSet:
@@ -237,6 +249,7 @@ def test(network: NetworkCIFAR, trained: Trained, config: Config, size: tuple[in
     errors = training.measure(network, tqdm(batches, total=steps, unit="step", disable=quiet), precision)
     rate = errors.images / (time.perf_counter() - begin)
     assert errors.images == len(images), "every image is counted once"
+    check_finite(errors, config.model_path)
     distributed.say(f"{errors}")
     distributed.say(
         f"{size[0] / 1e6:.2f} M parameters, {size[1] / 1e6:.0f} M multiply-adds, {rate:.0f} images/s"
@@ -255,16 +268,16 @@ def test(network: NetworkCIFAR, trained: Trained, config: Config, size: tuple[in
 
 def predict(network: NetworkCIFAR, trained: Trained, config: Config) -> None:
     """Print the most probable classes of each image file; the files are read before any is printed."""
-    statistics = trained.statistics or data.PUBLISHED_STATISTICS.get(config.set or "cifar10")
-    if statistics is None:
-        raise ValueError("--predict: the checkpoint does not say how its images were normalised")
-    images = torch.stack([as_input(path, network) for path in config.predict])
+    statistics = find_statistics(trained, config.set or "cifar10", config.data or "data")
+    paths = config.predict or ()
+    images = torch.stack([as_input(path, network) for path in paths])
     device = next(network.parameters()).device
     with torch.no_grad():
-        logits = network(data.normalise(images.to(device), statistics))[0]
+        batches = (data.normalise(x.to(device), statistics) for x in images.split(config.batch_size))
+        logits = torch.cat([network(batch)[0] for batch in batches])
     best = logits.softmax(1).topk(min(3, network.num_classes))
     names = trained.classes or [f"class {label}" for label in range(network.num_classes)]
-    for path, shares, labels in zip(config.predict, best.values, best.indices, strict=True):
+    for path, shares, labels in zip(paths, best.values, best.indices, strict=True):
         found = [f"{names[i]} {share:.1%}" for share, i in zip(shares.tolist(), labels.tolist(), strict=True)]
         distributed.say(f"{path}: {', '.join(found)}")
 

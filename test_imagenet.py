@@ -27,7 +27,7 @@ import distributed
 import genotypes
 import training
 from flags import check_arch, check_new_file, check_range, run_script
-from inference import check_flags, fold_batch_norm
+from inference import check_finite, check_flags, fold_batch_norm
 from model import NetworkImageNet, count, load_network_state
 from utils import write_atomically
 
@@ -85,7 +85,7 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     try:
         network, classes, trained = load_network(config)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"--model_path {config.model_path}: no checkpoint of a network ({error})") from error
     images = load_images(config, network.image_size[0], network.num_classes, classes)
     network.eval()
@@ -100,6 +100,7 @@ def main(config: Config) -> None:
     begin = time.perf_counter()
     errors = training.measure(network, progress(images, config, device), precision)
     assert errors.images == len(images), "every image is counted once"
+    check_finite(errors, config.model_path)
     rate = errors.images / (time.perf_counter() - begin)
     distributed.say(f"{errors}")
     distributed.say(

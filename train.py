@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -119,7 +118,8 @@ class Config:
         check_range(self, "init_channels layers epochs micro_batches checkpoint_steps threads", 1)
         check_range(self, "batch_size", 2)
         check_range(self, "image_size", data.SMALLEST_IMAGE)
-        check_range(self, "warmup_epochs seed weight_decay auxiliary_weight", 0)
+        check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)
+        check_range(self, "seed", 0, 2**63 - 1)
         check_range(self, "learning_rate grad_clip", 0, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "drop_path_prob validate", 0, 0.99)
@@ -199,7 +199,7 @@ def load(config: Config, device: torch.device) -> Images:
             f"--batch_size {config.batch_size}: {distributed.world_size()} processes with --micro_batches "
             f"{config.micro_batches} need at least {smallest}, two images each; there are {len(train)} images"
         )
-    fingerprint = f"{len(train)} images, {zlib.crc32(train.images.numpy().tobytes()):08x}"
+    fingerprint = f"{train.fingerprint()} {measured.fingerprint()}"
     return Images(train.to(device), measured.to(device), data.statistics_of(config.set, train), fingerprint)
 
 

@@ -101,7 +101,8 @@ class Config:
         check_range(self, "init_channels batch_size", 2)
         check_range(self, "layers epochs micro_batches checkpoint_steps threads", 1)
         check_range(self, "image_size", data.SMALLEST_IMAGE)
-        check_range(self, "workers warmup_epochs seed weight_decay auxiliary_weight", 0)
+        check_range(self, "workers warmup_epochs weight_decay auxiliary_weight", 0)
+        check_range(self, "seed", 0, 2**63 - 1)
         check_range(self, "learning_rate grad_clip", 0, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
         check_arch(self)
@@ -125,7 +126,7 @@ def main(config: Config) -> None:
     precision = training.choose_precision(device, config.precision)
     run = TrainingRun(
         kind="train_imagenet",
-        images=images.fingerprint,
+        images=f"{images.fingerprint} {validation.fingerprint}",
         folder=RunFolder(config.resume or config.save or new_name("imagenet")),
         network=network,
         optimizer=optimizer,

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 import checkpoint
 import distributed
+import genotypes
 import training
 from flags import PLACES
 from model import Network, count
 from run_folder import RunFolder
 from utils import write_atomically
 
-PLAIN = ("kind", "images", "processes", "epoch", "step", "steps", "seconds", "rows")
+PLAIN = ("kind", "images", "genotype", "processes", "epoch", "step", "steps", "seconds", "rows")
 
 
 @dataclass
@@ -43,6 +44,7 @@ class TrainingRun:
     scaler: torch.amp.GradScaler
     sums: Tensor  # float64 on the device: loss, wrong, images of this process in this epoch
     processes: int = field(default_factory=distributed.world_size)
+    genotype: dict[str, Any] = field(init=False)  # of the network, as plain types
     epoch: int = 0
     step: int = 0  # steps done in this epoch
     steps: int = 0  # steps done in all epochs
@@ -51,6 +53,9 @@ class TrainingRun:
     average: Network | None = None  # the network with averaged weights, where they are kept
     saved: int = 0  # `steps` of the checkpoint
     finite: int = 0  # `steps` when the loss was last seen to be finite
+
+    def __post_init__(self) -> None:
+        self.genotype = genotypes.to_dict(self.network.genotype)
 
     def _parts(self) -> dict[str, Any]:
         """What is saved through state_dict and load_state_dict."""
@@ -111,10 +116,15 @@ class TrainingRun:
         state, problem = checkpoint.load_newest(path, self.kind)
         if state["images"] != self.images:
             raise ValueError(f"--resume {path.parent}: --data holds other images than the run began with")
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        for name in PLAIN[3:]:
-            setattr(self, name, state[name])
+        if state["genotype"] != self.genotype:
+            raise ValueError(f"--resume {path.parent}: --arch is another cell now than the run began with")
+        try:
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            for name in PLAIN[4:]:
+                setattr(self, name, state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path}: does not fit the settings of its run ({error})") from None
         self.saved = self.finite = self.steps
         if state["processes"] != self.processes:
             change = (

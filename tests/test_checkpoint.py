@@ -140,7 +140,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         archive.writestr("readme", "hello")
     with pytest.raises(ValueError, match=r"some\.zip: damaged, or no checkpoint"):
         checkpoint.load(tmp_path / "some.zip")
-    with pytest.raises(ValueError, match="no such checkpoint"):
+    with pytest.raises(ValueError, match="a folder, no checkpoint"):
         checkpoint.load(tmp_path)
 
 

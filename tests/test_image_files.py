@@ -357,3 +357,22 @@ def test_other_refusals_of_folders(tmp_path):
 def test_the_real_fashion_mnist_is_whole(tmp_path):
     found = data.load("fashion_mnist", tmp_path, "test")
     assert (len(found), found.labels.bincount().tolist()) == (10000, [1000] * 10)
+
+
+def test_images_that_have_the_size_are_not_decoded_again(tmp_path, capfd):
+    write_tree(tmp_path, size=16)
+    first = image_files.class_folders(tmp_path, "train")
+    capfd.readouterr()
+    size = first.images.shape[1]
+    again = image_files.class_folders(tmp_path, "train", image_size=size)
+    assert np.array_equal(first.images, again.images)
+    assert "decoding" not in "".join(capfd.readouterr())
+    smaller = image_files.class_folders(tmp_path, "train", image_size=8)
+    assert smaller.images.shape[1:3] == (8, 8)
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path, recwarn):
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).convert("P")
+    image.save(tmp_path / "palette.png", transparency=bytes([0, 128] + [255] * 254))
+    assert image_files.read_image(tmp_path / "palette.png").shape == (8, 8, 3)
+    assert not recwarn.list

@@ -174,6 +174,29 @@ def test_predict_names_the_classes_of_images_of_any_size_and_colour(run, model, 
     assert "none.png" in err
 
 
+def test_predict_from_a_bare_state_dict_takes_the_figures_of_the_set(run, model, tmp_path):
+    torch.save(checkpoint.load(model)["state_dict"], tmp_path / "bare.pt")
+    file = next((digit_folder(tmp_path / "images", [3]) / "3").iterdir())
+    code, bare, err = run("--model_path", tmp_path / "bare.pt", "--set digits", NETWORK, "--predict", file)
+    assert code == 0, err
+    _, described, _ = run("--model_path", model, "--predict", file, file, file, "--batch_size 2")
+    assert bare.replace("class ", "") == described.splitlines(keepends=True)[0]
+    assert len(set(described.splitlines())) == 1
+    code, _, err = run("--model_path", tmp_path / "bare.pt", NETWORK, "--predict", file)
+    assert code == 2
+    assert "--set cifar10: 3 channels, but the network was made for 1" in err
+
+
+def test_a_network_of_no_numbers_is_named(run, model, tmp_path):
+    state = checkpoint.load(model)
+    state["state_dict"]["classifier.weight"].fill_(float("nan"))
+    checkpoint.save(tmp_path / "nan.pt", state)
+    code, _, err = run("--model_path", tmp_path / "nan.pt", "--json", tmp_path / "out.json")
+    assert code == 2
+    assert "nan.pt: the network's outputs are not finite" in err
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_export_writes_a_network_and_never_over_a_file(run, model, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -222,6 +245,15 @@ def damaged(model, tmp_path, how):
         torch.save([1, 2], path)
     elif how == "numbers":
         torch.save({"a": 1}, path)
+    elif how in ("complex", "sparse", "channels"):
+        state = checkpoint.load(model)
+        weight = state["state_dict"]["classifier.weight"]
+        state["state_dict"]["classifier.weight"] = {"complex": weight + 1j, "sparse": weight.to_sparse()}.get(
+            how, weight
+        )
+        if how == "channels":
+            state["images"]["mean"] = [0.5, 0.5]
+        torch.save(state, path)
     elif how == "half":
         torch.save({"kind": "network", "network": {"C": 4}}, path)
     elif how == "flipped":
@@ -230,7 +262,9 @@ def damaged(model, tmp_path, how):
     return path
 
 
-@pytest.mark.parametrize("how", ["missing", "cut", "text", "list", "numbers", "half", "flipped"])
+@pytest.mark.parametrize(
+    "how", ["missing", "cut", "text", "list", "numbers", "half", "flipped", "complex", "sparse", "channels"]
+)
 def test_what_is_no_checkpoint_is_one_line(run, model, tmp_path, how):
     path = damaged(model, tmp_path, how)
     code, out, err = run("--model_path", path, "--json", tmp_path / "result.json")
@@ -255,6 +289,8 @@ def test_what_is_no_checkpoint_is_one_line(run, model, tmp_path, how):
         ("--export a.onnx --batch_size 4", ["--batch_size 4", "no effect with --export"]),
         ("--export a.onnx --no_channels_last", ["--channels_last False", "no effect with --export"]),
         ("--batch_size 0", ["--batch_size 0"]),
+        ("--predict", ["--predict: no image file is given"]),
+        (f"--json {'x' * 300}", ["File name too long"]),
     ],
 )
 def test_contradictions_are_named(run, model, flags, words):

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import checkpoint
+import genotypes
 import train
 import training
 import training_run
@@ -225,13 +226,60 @@ def test_without_tensorboard_nothing_is_begun(run, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_another_number_of_processes_is_said(run, finished, tmp_path):
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """A copy of the run that lacks its last step: the test."""
     shutil.copytree(finished, tmp_path / "run")
     for name in ("model.pt", "checkpoint.previous.pt"):
         (tmp_path / "run" / name).unlink()
-    state = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
-    checkpoint.save(tmp_path / "run" / "checkpoint.pt", state | {"processes": 2})
-    code, out, _ = run("--resume", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_cell_that_changed_is_not_trained_on(run, tmp_path):
+    file, cell = tmp_path / "cell.json", genotypes.lookup("RelativeNAS")
+    file.write_text(json.dumps(genotypes.to_dict(cell)))
+    assert run(SMALL, "--epochs 1 --arch", file, "--save", tmp_path / "run")[0] == 0
+    (tmp_path / "run" / "model.pt").unlink()
+    (operation, place), *rest = cell.normal
+    moved = cell._replace(normal=((operation, 1 - place), *rest))  # the weights would fit
+    file.write_text(json.dumps(genotypes.to_dict(moved)))
+    code, _, err = run("--resume", tmp_path / "run")
+    assert code == 2
+    assert "--arch is another cell now than the run began with" in err
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("changed", ["images", "labels", "classes"])
+def test_images_that_changed_are_not_trained_on(run, unfinished, monkeypatch, part, changed):
+    load = train.data.load
+
+    def other(name, folder, wanted, *more):
+        images = load(name, folder, wanted, *more)
+        if wanted == part and changed == "classes":
+            images.classes = (*images.classes[:-1], "nine")
+        elif wanted == part:
+            getattr(images, changed)[0] += 1
+        return images
+
+    monkeypatch.setattr(train.data, "load", other)
+    code, _, err = run("--resume", unfinished)
+    assert code == 2
+    assert "--data holds other images than the run began with" in err
+
+
+def test_settings_that_were_edited_are_one_line(run, unfinished):
+    settings = json.loads((unfinished / "config.json").read_text())
+    (unfinished / "config.json").write_text(json.dumps(settings | {"init_channels": 6}))
+    code, _, err = run("--resume", unfinished)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "checkpoint.pt: does not fit the settings of its run" in err
+
+
+def test_another_number_of_processes_is_said(run, unfinished):
+    state = checkpoint.load(unfinished / "checkpoint.pt")
+    checkpoint.save(unfinished / "checkpoint.pt", state | {"processes": 2})
+    code, out, _ = run("--resume", unfinished)
     assert code == 0
     assert "made by 2 processes, goes on with 1" in out
 
@@ -251,6 +299,8 @@ def test_another_number_of_processes_is_said(run, finished, tmp_path):
         ("--set imagenet", ["--set", "digits"]),
         ("--no_such_flag 1", ["no_such_flag"]),
         ("--resume /nowhere", ["--resume /nowhere"]),
+        ("--seed 18446744073709551616 --validate 0.2", ["--seed 18446744073709551616"]),
+        ("--init_channels 1000000000", ["not enough memory"]),
         ("--precision int8", ["--precision"]),
         ("--learning_rate nan", ["--learning_rate nan"]),
     ],
@@ -261,6 +311,16 @@ def test_what_a_user_gets_wrong_is_one_line_and_writes_nothing(run, tmp_path, mo
     assert code == 2
     assert err.count("\n") == 1
     assert all(word in err for word in words), err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--save", "--resume"])
+def test_an_empty_folder_name_starts_nothing(run, tmp_path, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *SMALL.split(), flag, ""])
+    with pytest.raises(SystemExit) as stop:
+        run_script(train.main, train.Config)
+    assert stop.value.code == 2
     assert list(tmp_path.iterdir()) == []
 
 
