@@ -96,6 +96,10 @@ def export_onnx(network: Network, path: str) -> float:
         raise ValueError(
             f"--export: {error.name} is missing; pip install onnx onnxscript onnxruntime"
         ) from error
+    if torch.__version__ < "2.9":  # compared as versions, not as words
+        raise ValueError(
+            f"--export: needs PyTorch 2.9 or newer, whose exporter is another; this is {torch.__version__}"
+        )
     images = torch.randn(
         3, network.in_channels, *network.image_size, generator=torch.Generator().manual_seed(0)
     )
@@ -105,7 +109,6 @@ def export_onnx(network: Network, path: str) -> float:
             Logits(network).eval(),
             (images,),
             file,
-            dynamo=True,  # the default since PyTorch 2.9 only
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("N")},),

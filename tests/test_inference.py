@@ -39,6 +39,7 @@ def test_folded_networks_have_the_same_logits(name, kind, size):
 
 @pytest.mark.parametrize("fold", [True, False])
 def test_export_gives_the_same_logits_for_any_number_of_images(fold, tmp_path):
+    pytest.importorskip("torch", minversion="2.9")
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     network = with_statistics(

@@ -198,6 +198,7 @@ def test_a_network_of_no_numbers_is_named(run, model, tmp_path):
 
 
 def test_export_writes_a_network_and_never_over_a_file(run, model, tmp_path):
+    pytest.importorskip("torch", minversion="2.9")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     code, out, err = run("--model_path", model, "--export", tmp_path / "digits.onnx")
