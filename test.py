@@ -185,7 +185,7 @@ def read_sizes(path: str, weights: Any, name: str | None) -> dict[str, Any]:
 
 
 def load_images(config: Config, trained: Trained) -> tuple[str, data.ImageSet, data.Statistics]:
-    """The set's name, its test images, and what to normalise with; ValueError where they do not suit."""
+    """What is tested on, its test images, and what to normalise with; ValueError where they do not suit."""
     network, name = trained.network, config.set or trained.set or "cifar10"
     folder = config.data or (trained.folder if name == trained.set else "data")
     size = network.image_size[0]
@@ -199,7 +199,9 @@ def load_images(config: Config, trained: Trained) -> tuple[str, data.ImageSet, d
             f"--set {name}: {images.image_size} pixels and {images.channels} channels, but the network was "
             f"made for {size} pixels and {network.in_channels} channels"
         )
-    return name, match_classes(images, trained, name, folder), find_statistics(trained, name, folder)
+    images = match_classes(images, trained, name, folder)
+    words = f"{name} {folder}" if name == "folder" else name
+    return words, images, find_statistics(trained, name, folder)
 
 
 def find_statistics(trained: Trained, name: str, folder: str) -> data.Statistics:

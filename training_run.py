@@ -25,7 +25,8 @@ from model import Network, count
 from run_folder import RunFolder
 from utils import write_atomically
 
-PLAIN = ("kind", "images", "genotype", "processes", "epoch", "step", "steps", "seconds", "rows")
+FACTS = ("kind", "images", "genotype", "processes")  # of the run, kept in its checkpoints
+PROGRESS = ("epoch", "step", "steps", "seconds", "rows")
 
 
 @dataclass
@@ -99,7 +100,7 @@ class TrainingRun:
         """Write a checkpoint, and keep the one before; not one of the same step, at the end of an epoch."""
         sums = self.totals()
         if distributed.is_main():
-            state = {name: getattr(self, name) for name in PLAIN}
+            state = {name: getattr(self, name) for name in FACTS + PROGRESS}
             state |= {name: part.state_dict() for name, part in self._parts().items()}
             older = self.steps > self.saved
             checkpoint.save(self.folder.checkpoint, state | {"sums": list(sums)}, keep_previous=older)
@@ -108,7 +109,7 @@ class TrainingRun:
     def take_up(self) -> str | None:
         """Go on from the folder's newest good checkpoint; returns what was wrong with a newer one.
 
-        Every process reads it. ValueError where none is good, or where it was made with other images.
+        Every process reads it. ValueError where none is good, or where it is of other images or another cell.
         """
         path = self.folder.checkpoint
         if not path.exists() and not checkpoint.previous(path).exists():
@@ -121,7 +122,7 @@ class TrainingRun:
         try:
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            for name in PLAIN[4:]:
+            for name in PROGRESS:
                 setattr(self, name, state[name])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: does not fit the settings of its run ({error})") from None
