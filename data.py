@@ -136,6 +136,15 @@ def channel_statistics(images: Tensor) -> Statistics:
     return Statistics(tuple((mean / 255).tolist()), tuple((std / 255).tolist()))
 
 
+def read_image(path: str, image_size: int, channels: int) -> Tensor:
+    """An image file as uint8 (channels, image_size, image_size), with 1 or 3 channels whatever it has."""
+    image = torch.from_numpy(image_files.read_image(path, image_size).copy()).permute(2, 0, 1)
+    if channels == 1 and len(image) == 3:  # the luminance of ITU-R 601
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        image = (image * weights).sum(0, keepdim=True).round().to(torch.uint8)
+    return image.expand(channels, -1, -1)
+
+
 def statistics_of(name: str, training: ImageSet) -> Statistics:
     """What to normalise with: the published figures for CIFAR, else those of the training images."""
     return PUBLISHED_STATISTICS.get(name) or channel_statistics(training.images)

@@ -40,7 +40,7 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
     try:
         if hasattr(result, "check"):
             result.check()
-    except (ValueError, OSError) as error:  # OSError: a name that no file can have
+    except (ValueError, OSError) as error:
         fail(str(error))
     return result
 
@@ -55,7 +55,7 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
     except MemoryError as error:
         fail(f"not enough memory: {error}")
     except RuntimeError as error:  # PyTorch's lack of memory is one, on the CPU as on a GPU
-        if "allocate" not in str(error) or "memory" not in str(error):
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
         fail(f"not enough memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
@@ -105,7 +105,7 @@ def check_save(config: Any) -> None:
     """Raise ValueError where --save or --resume is empty, or --save is not where --resume goes on."""
     for name in PLACES:
         if getattr(config, name) == "":
-            raise ValueError(f"--{name}: is empty; it names the folder of a run")
+            raise ValueError(f"--{name}: needs a folder, not an empty text")
     if config.save is not None and config.resume is not None and config.save != config.resume:
         raise ValueError(f"--save {config.save}: has no effect with --resume {config.resume}; leave it out")
 
@@ -127,7 +127,12 @@ def check_installed(config: Any, name: str) -> None:
 
 def check_new_file(flag: str, path: str | None) -> None:
     """Raise ValueError where the file that --`flag` names exists, or its folder does not. None is no file."""
-    if path is not None and Path(path).exists():
-        raise ValueError(f"--{flag} {path}: exists already; name another file")
-    if path is not None and not Path(path).parent.is_dir():
-        raise ValueError(f"--{flag} {path}: there is no folder {Path(path).parent}")
+    if path is None:
+        return
+    try:
+        if Path(path).exists():
+            raise ValueError(f"--{flag} {path}: exists already; name another file")
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"--{flag} {path}: there is no folder {Path(path).parent}")
+    except OSError as error:
+        raise ValueError(f"--{flag} {path}: no file can have this name ({error.strerror})") from None

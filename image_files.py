@@ -213,9 +213,9 @@ def class_folders(root: Path, part: str, image_size: int | None = None, smallest
     fingerprint = _fingerprint(listings, image_size)
     cache = root / CACHE_FOLDER / f"{image_size or 'original'}.npz"
     arrays = _read_cache(cache, fingerprint, part)
-    if arrays is None and image_size is not None:  # images that have the size already
+    if arrays is None and read_image(listings[part].paths[0]).shape[:2] == (image_size, image_size):
         original = _read_cache(cache.with_name("original.npz"), _fingerprint(listings, None), part)
-        arrays = original if original is not None and original.images.shape[1] == image_size else None
+        arrays = original  # its images have this size already
     if arrays is None:
         with locked(cache.with_suffix(".lock")):
             arrays = _read_cache(cache, fingerprint, part)  # another process may have written it meanwhile

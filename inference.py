@@ -7,7 +7,6 @@ export_onnx(folded, "network.onnx")
 from __future__ import annotations
 
 import copy
-import math
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 import genotypes
 from model import Network
 from operations import FactorizedReduce
-from training import Errors
 from utils import write_atomically
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
@@ -66,9 +64,9 @@ def check_flags(config: Any, facts: dict[str, Any]) -> None:
         raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
 
 
-def check_finite(errors: Errors, path: str) -> None:
-    """Raise ValueError where the network of the checkpoint `path` computes no numbers."""
-    if not math.isfinite(errors.loss):
+def check_finite(outputs: Tensor, path: str) -> None:
+    """Raise ValueError where `outputs` of the network in the checkpoint `path` are no numbers."""
+    if not outputs.isfinite().all():
         raise ValueError(f"--model_path {path}: the network's outputs are not finite numbers")
 
 

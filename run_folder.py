@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tqdm import tqdm
 
+import checkpoint
 import distributed
 from flags import PLACES, parse
 from utils import temporary_files, write_atomically
@@ -125,6 +126,15 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.path / name, text.getvalue())
+
+    def fall_back(self) -> None:
+        """Put the checkpoint before the newest one in its place, as that is damaged. Called by all processes.
+
+        Else the next one to be written would keep the damaged one beside it, and not the good one.
+        """
+        distributed.barrier()
+        if distributed.is_main():
+            os.replace(checkpoint.previous(self.checkpoint), self.checkpoint)
 
     def start_log(self) -> logging.Logger:
         """Let `self.log` append to log.txt and print; it is silent in all processes but the first.

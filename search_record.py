@@ -166,6 +166,8 @@ def take_up(run: Run) -> str | None:
         Finalist(from_json(cell), Trained(*trained)) for cell, *trained in state["finalists"]
     ]
     write_tables(run)
+    if problem:
+        run.folder.fall_back()
     return problem
 
 

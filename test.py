@@ -26,13 +26,12 @@ import distributed
 import genotypes
 import training
 from flags import check_arch, check_new_file, check_range, run_script
-from image_files import read_image
 from inference import check_finite, check_flags, export_onnx, fold_batch_norm
 from model import NetworkCIFAR, count, load_network_state
 from utils import write_atomically
 
 DEFAULTS = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
-NO_EFFECT = {
+NO_EFFECT = {  # what has none where images are named or the network is written, instead of a test
     "predict": ("json", "precision"),
     "export": ("data", "batch_size", "json", "precision", "device", "channels_last"),
 }
@@ -81,7 +80,8 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the checkpoint is."""
-        check_range(self, "init_channels layers batch_size", 1)
+        check_range(self, "init_channels layers", 1, 1024)
+        check_range(self, "batch_size", 1)
         check_arch(self)
         check_new_file("json", self.json)
         check_new_file("export", self.export)
@@ -116,7 +116,7 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     try:
         trained = load_network(config)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--model_path {config.model_path}: no checkpoint of a network ({error})") from error
     size = count(trained.network)
     network = fold_batch_norm(trained.network) if config.fold else trained.network.eval()
@@ -148,6 +148,10 @@ def load_network(config: Config) -> Trained:
             )
         facts["genotype"] = genotypes.from_dict(facts["genotype"])
         check_flags(config, facts)
+        if config.set and (config.predict or config.export):
+            raise ValueError(
+                f"--set {config.set}: no effect, as the file says how its images were normalised"
+            )
     else:
         weights = state.get("state_dict", state)
         facts = {name: getattr(config, name) or DEFAULTS[name] for name in DEFAULTS}
@@ -157,7 +161,7 @@ def load_network(config: Config) -> Trained:
     try:
         network = NetworkCIFAR(auxiliary=False, **{name: facts[name] for name in kept})
         load_network_state(network, weights)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"--model_path {config.model_path}: {error}") from error
     if not described:
         return Trained(network, None, "", "data", None, None)
@@ -251,7 +255,7 @@ def test(network: NetworkCIFAR, trained: Trained, config: Config, size: tuple[in
     errors = training.measure(network, tqdm(batches, total=steps, unit="step", disable=quiet), precision)
     rate = errors.images / (time.perf_counter() - begin)
     assert errors.images == len(images), "every image is counted once"
-    check_finite(errors, config.model_path)
+    check_finite(torch.tensor(errors.loss), config.model_path)
     distributed.say(f"{errors}")
     distributed.say(
         f"{size[0] / 1e6:.2f} M parameters, {size[1] / 1e6:.0f} M multiply-adds, {rate:.0f} images/s"
@@ -272,25 +276,19 @@ def predict(network: NetworkCIFAR, trained: Trained, config: Config) -> None:
     """Print the most probable classes of each image file; the files are read before any is printed."""
     statistics = find_statistics(trained, config.set or "cifar10", config.data or "data")
     paths = config.predict or ()
-    images = torch.stack([as_input(path, network) for path in paths])
+    images = torch.stack(
+        [data.read_image(path, network.image_size[0], network.in_channels) for path in paths]
+    )
     device = next(network.parameters()).device
     with torch.no_grad():
         batches = (data.normalise(x.to(device), statistics) for x in images.split(config.batch_size))
         logits = torch.cat([network(batch)[0] for batch in batches])
+    check_finite(logits, config.model_path)
     best = logits.softmax(1).topk(min(3, network.num_classes))
     names = trained.classes or [f"class {label}" for label in range(network.num_classes)]
     for path, shares, labels in zip(paths, best.values, best.indices, strict=True):
         found = [f"{names[i]} {share:.1%}" for share, i in zip(shares.tolist(), labels.tolist(), strict=True)]
         distributed.say(f"{path}: {', '.join(found)}")
-
-
-def as_input(path: str, network: NetworkCIFAR) -> Tensor:
-    """An image file as uint8 (C, H, W) of the size and the channels of the network."""
-    image = torch.from_numpy(read_image(path, network.image_size[0]).copy()).permute(2, 0, 1)
-    if network.in_channels == 1 and len(image) == 3:  # the luminance of ITU-R 601
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-        image = (image * weights).sum(0, keepdim=True).round().to(torch.uint8)
-    return image.expand(network.in_channels, -1, -1)
 
 
 if __name__ == "__main__":

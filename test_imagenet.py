@@ -73,8 +73,9 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "init_channels", 2)
-        check_range(self, "layers batch_size", 1)
+        check_range(self, "init_channels", 2, 1024)
+        check_range(self, "layers", 1, 1024)
+        check_range(self, "batch_size", 1)
         check_range(self, "workers", 0)
         check_range(self, "image_size", data.SMALLEST_IMAGE)
         check_arch(self)
@@ -85,7 +86,7 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     try:
         network, classes, trained = load_network(config)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--model_path {config.model_path}: no checkpoint of a network ({error})") from error
     images = load_images(config, network.image_size[0], network.num_classes, classes)
     network.eval()
@@ -100,7 +101,7 @@ def main(config: Config) -> None:
     begin = time.perf_counter()
     errors = training.measure(network, progress(images, config, device), precision)
     assert errors.images == len(images), "every image is counted once"
-    check_finite(errors, config.model_path)
+    check_finite(torch.tensor(errors.loss), config.model_path)
     rate = errors.images / (time.perf_counter() - begin)
     distributed.say(f"{errors}")
     distributed.say(
@@ -145,7 +146,7 @@ def load_network(config: Config) -> tuple[NetworkImageNet, list[str] | None, str
     )
     try:
         load_network_state(network, weights)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"--model_path {config.model_path}: {error}") from error
     return network, state["images"]["classes"] if described else None, trained
 

@@ -115,7 +115,8 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "init_channels layers epochs micro_batches checkpoint_steps threads", 1)
+        check_range(self, "init_channels layers threads", 1, 1024)
+        check_range(self, "epochs micro_batches checkpoint_steps", 1)
         check_range(self, "batch_size", 2)
         check_range(self, "image_size", data.SMALLEST_IMAGE)
         check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)

@@ -98,8 +98,10 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "init_channels batch_size", 2)
-        check_range(self, "layers epochs micro_batches checkpoint_steps threads", 1)
+        check_range(self, "init_channels", 2, 1024)
+        check_range(self, "layers threads", 1, 1024)
+        check_range(self, "batch_size", 2)
+        check_range(self, "epochs micro_batches checkpoint_steps", 1)
         check_range(self, "image_size", data.SMALLEST_IMAGE)
         check_range(self, "workers warmup_epochs weight_decay auxiliary_weight", 0)
         check_range(self, "seed", 0, 2**63 - 1)

@@ -151,9 +151,8 @@ class Config:
             raise ValueError(
                 f"--pairs_per_sync {self.pairs_per_sync}: at most --pop_size / 2 = {self.pop_size // 2}"
             )
-        for name in ("save", "resume", "data"):
-            if getattr(self, name) == "":
-                raise ValueError(f"--{name}: needs a folder, not an empty text")
+        if self.data == "":
+            raise ValueError("--data: needs a folder, not an empty text")
         if self.record is not None and self.resume is None:  # a resumed run may have recorded its winner
             genotypes.check_new_name(self.record)
         check_save(self)

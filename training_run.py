@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -111,10 +112,13 @@ class TrainingRun:
 
         Every process reads it. ValueError where none is good, or where it is of other images or another cell.
         """
+        self.folder.lock()
         path = self.folder.checkpoint
         if not path.exists() and not checkpoint.previous(path).exists():
             return f"{path.parent}: stopped before its first checkpoint; starting from the beginning"
         state, problem = checkpoint.load_newest(path, self.kind)
+        if missing := set(FACTS + PROGRESS) - set(state):
+            raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
         if state["images"] != self.images:
             raise ValueError(f"--resume {path.parent}: --data holds other images than the run began with")
         if state["genotype"] != self.genotype:
@@ -125,8 +129,11 @@ class TrainingRun:
             for name in PROGRESS:
                 setattr(self, name, state[name])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path}: does not fit the settings of its run ({error})") from None
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"{path}: does not fit the settings of its run ({reason} ...)") from None
         self.saved = self.finite = self.steps
+        if problem:
+            self.folder.fall_back()
         if state["processes"] != self.processes:
             change = (
                 f"made by {state['processes']} processes, goes on with {self.processes}: batch-norm sees "
@@ -238,8 +245,11 @@ def write_model(
 
 def command(program: str, config: Any) -> str:
     """The command line that makes `config`: the flags that differ from their defaults."""
-    processes = distributed.world_size()
-    words = [f"python {program}" if processes == 1 else f"torchrun --nproc_per_node {processes} {program}"]
+    words = [f"python {program}"]
+    if distributed.world_size() > 1:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = f"--nnodes {distributed.world_size() // here} " if distributed.world_size() > here else ""
+        words = [f"torchrun {nodes}--nproc_per_node {here} {program}"]
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if value == entry.default or entry.name in PLACES:

@@ -77,6 +77,8 @@ def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
         (ValueError("wrong\nvalue"), 2),
         (OSError("full"), 2),
         (MemoryError("99 GB"), 2),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might"), 2),
         (KeyboardInterrupt(), 130),
     ],
 )
@@ -95,12 +97,13 @@ def test_a_script_fails_in_one_line(
     assert lines[0].startswith("script.py: ")
 
 
-def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("defect", [KeyError("ours"), RuntimeError("shapes differ")])
+def test_a_defect_of_ours_is_not_hidden(defect: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def main(config: Config) -> None:
-        raise KeyError("ours")
+        raise defect
 
     monkeypatch.setattr(sys, "argv", ["script.py"])
-    with pytest.raises(KeyError):
+    with pytest.raises(type(defect)):
         flags.run_script(main, Config)
 
 

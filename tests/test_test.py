@@ -195,6 +195,10 @@ def test_a_network_of_no_numbers_is_named(run, model, tmp_path):
     assert code == 2
     assert "nan.pt: the network's outputs are not finite" in err
     assert not (tmp_path / "out.json").exists()
+    file = next((digit_folder(tmp_path / "images", [3]) / "3").iterdir())
+    code, _, err = run("--model_path", tmp_path / "nan.pt", "--predict", file)
+    assert code == 2
+    assert "nan.pt: the network's outputs are not finite" in err
 
 
 def test_export_writes_a_network_and_never_over_a_file(run, model, tmp_path):
@@ -291,7 +295,8 @@ def test_what_is_no_checkpoint_is_one_line(run, model, tmp_path, how):
         ("--export a.onnx --no_channels_last", ["--channels_last False", "no effect with --export"]),
         ("--batch_size 0", ["--batch_size 0"]),
         ("--predict", ["--predict: no image file is given"]),
-        (f"--json {'x' * 300}", ["File name too long"]),
+        (f"--json {'x' * 300}", ["--json xxx", "File name too long"]),
+        ("--set digits --predict a.png", ["--set digits", "no effect"]),
     ],
 )
 def test_contradictions_are_named(run, model, flags, words):

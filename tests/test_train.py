@@ -274,6 +274,21 @@ def test_settings_that_were_edited_are_one_line(run, unfinished):
     assert code == 2
     assert err.count("\n") == 1
     assert "checkpoint.pt: does not fit the settings of its run" in err
+    assert len(err) < 500
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_good_one(run, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "model.pt").unlink()
+    newest, older = tmp_path / "run" / "checkpoint.pt", tmp_path / "run" / "checkpoint.previous.pt"
+    good = older.read_bytes()
+    newest.write_bytes(newest.read_bytes()[:5000])
+    monkeypatch.setattr(training, "train_step", lambda *_, **__: torch.tensor([math.nan, 0, 1]))
+    code, out, err = run("--resume", tmp_path / "run")
+    assert code == 2
+    assert "damaged" in out
+    assert "no checkpoint is surely good" in err
+    assert newest.read_bytes() == good
 
 
 def test_another_number_of_processes_is_said(run, unfinished):
@@ -300,7 +315,7 @@ def test_another_number_of_processes_is_said(run, unfinished):
         ("--no_such_flag 1", ["no_such_flag"]),
         ("--resume /nowhere", ["--resume /nowhere"]),
         ("--seed 18446744073709551616 --validate 0.2", ["--seed 18446744073709551616"]),
-        ("--init_channels 1000000000", ["not enough memory"]),
+        ("--init_channels 1000000000", ["--init_channels 1000000000", "at most 1024"]),
         ("--precision int8", ["--precision"]),
         ("--learning_rate nan", ["--learning_rate nan"]),
     ],
