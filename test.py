@@ -275,10 +275,8 @@ def test(network: NetworkCIFAR, trained: Trained, config: Config, size: tuple[in
 def predict(network: NetworkCIFAR, trained: Trained, config: Config) -> None:
     """Print the most probable classes of each image file; the files are read before any is printed."""
     statistics = find_statistics(trained, config.set or "cifar10", config.data or "data")
-    paths = config.predict or ()
-    images = torch.stack(
-        [data.read_image(path, network.image_size[0], network.in_channels) for path in paths]
-    )
+    paths, size = config.predict or (), network.image_size[0]
+    images = torch.stack([data.read_image(path, size, network.in_channels) for path in paths])
     device = next(network.parameters()).device
     with torch.no_grad():
         batches = (data.normalise(x.to(device), statistics) for x in images.split(config.batch_size))
