@@ -50,6 +50,7 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
     parsed: Any = parse(config)
     try:
         main(parsed)
+        leave_torchrun()
     except (ValueError, OSError) as error:
         fail(str(error))
     except MemoryError as error:
@@ -60,6 +61,18 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
         fail(f"not enough memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         fail("stopped", code=130)
+
+
+def leave_torchrun() -> None:
+    """End a process that torchrun started here and now; all others end as usual.
+
+    Threads of PyTorch that want the interpreter while it ends abort the process ("terminate called without
+    an active exception"), and torchrun calls a run failed that has written everything.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

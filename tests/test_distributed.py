@@ -18,7 +18,7 @@ TWO = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import torch
-import data, distributed
+import data, distributed, flags
 from candidates import Job, train_all
 from test_candidates import digits_task
 from genotypes import DARTS, PDARTS, RelativeNAS
@@ -54,6 +54,7 @@ if rank == int(sys.argv[2]):
 distributed.barrier()
 distributed.close()
 assert distributed.world_size() == 1
+flags.leave_torchrun()
 """
 
 
