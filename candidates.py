@@ -40,6 +40,7 @@ class Task(NamedTuple):
     precision: str
     channels_last: bool
     recalibrate: int  # batches that re-estimate batch-norm before a comparison; 0: none
+    fingerprint: str  # tells these images, those of the test too, from others
 
     def weight_set(self, C: int, layers: int, purpose: str) -> WeightSet:
         """A weight set for these images; equal purposes start from equal weights."""
@@ -108,6 +109,7 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, data.ImageSet]:
         precision=training.choose_precision(device, config.precision),
         channels_last=config.channels_last,
         recalibrate=config.recalibrate,
+        fingerprint=f"{images.fingerprint()} {test.fingerprint()}",
     )
     return task, test
 

@@ -119,7 +119,7 @@ def save(run: Run) -> None:
     record = run.record
     state = {
         "kind": "search",
-        "images": _fingerprint(run.task),
+        "images": run.task.fingerprint,
         "settings": _settings(run.config),
         "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
         "search": run.search.state_dict(),
@@ -155,7 +155,7 @@ def take_up(run: Run) -> str | None:
         raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
     if state["settings"] != _settings(run.config):
         raise ValueError(f"{path}: the checkpoint of a run with other settings than {run.folder.path}'s")
-    if state["images"] != _fingerprint(run.task):
+    if state["images"] != run.task.fingerprint:
         raise ValueError(f"--resume {run.folder.path}: --data holds other images than the run began with")
     run.search.load_state_dict(_arrays(state["search"]))
     run.weight_set.load_state_dict(state["weights"])
@@ -173,11 +173,6 @@ def take_up(run: Run) -> str | None:
 def _settings(config: Any) -> Row:
     """The settings that make a run what it is, wherever it runs."""
     return {name: value for name, value in asdict(config).items() if name not in (*PLACES, *FREE)}
-
-
-def _fingerprint(task: Task) -> str:
-    """What tells these images from others."""
-    return f"{task.train.fingerprint()} {task.validation.fingerprint()}"
 
 
 def _arrays(value: Any) -> Any:

@@ -168,9 +168,8 @@ def main(config: Config) -> None:
     if config.resume:
         config = resume(config, FREE)
     torch.set_num_threads(config.threads)
-    threadpoolctl.threadpool_limits(
-        1, "blas"
-    )  # the predictor's sums must not depend on the processes' number
+    # One thread, or the predictor's sums would depend on the number of processes.
+    threadpoolctl.threadpool_limits(1, "blas")
     task, test = load_task(config, device)
     weight_set = task.weight_set(config.init_channels, config.layers, "weight set")
     full_size = task.full_size(config.full_channels, config.full_layers)

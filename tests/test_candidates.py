@@ -36,6 +36,7 @@ def digits_task(**changes: object) -> Task:
         precision="float32",
         channels_last=True,
         recalibrate=0,
+        fingerprint="",
     )
     return task._replace(**changes)
 

@@ -221,8 +221,22 @@ def test_wrong_class_folders(program: Program, tmp_path: Path) -> None:
     assert "--image_size" in refused(program, *FOLDER, "--data", root, "--image_size", "4")
 
 
-def test_other_images_than_the_run_began_with(program: Program, finished_run: Path, tmp_path: Path) -> None:
+def test_other_settings_than_the_run_began_with(program: Program, finished_run: Path, tmp_path: Path) -> None:
     run = copy_of(finished_run, tmp_path)
     settings = json.loads((run / "config.json").read_text()) | {"images": 198}
     (run / "config.json").write_text(json.dumps(settings))
     assert "other settings" in refused(program, "--resume", run)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_other_images_than_the_run_began_with(program: Program, tmp_path: Path, part: str) -> None:
+    for each in ("train", "test"):
+        class_folders(tmp_path / "images" / each, 2)
+    run = tmp_path / "run"
+    code, _, err = program.run(*FOLDER, "--data", tmp_path / "images", "--final_epochs", 1, "--save", run)
+    assert code == 0, err
+    changed = tmp_path / "images" / part / "class1" / "3.png"
+    changed.write_bytes((changed.parent / "4.png").read_bytes())
+    before = listing(run)
+    assert "other images than the run began with" in refused(program, "--resume", run)
+    assert listing(run) == before
