@@ -270,9 +270,8 @@ def record(name: str, genotype: Genotype, file: str | os.PathLike[str] = __file_
                 os.fsync(stream.fileno())
             os.chmod(temporary, path.stat().st_mode & 0o7777)
             os.replace(temporary, path)
-        except OSError:
+        finally:
             Path(temporary).unlink(missing_ok=True)
-            raise
     if path == Path(__file__).resolve():
         globals()[name] = checked
 

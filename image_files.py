@@ -312,25 +312,25 @@ def _read_cache(cache: Path, fingerprint: str, part: str) -> Arrays | None:
 
 
 def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Arrays]) -> None:
-    """Replace a cache atomically. A full disk costs only the cache, and is said."""
+    """Replace a cache atomically; its lock is held. A full disk costs only the cache, and is said."""
     contents: dict[str, Any] = {"fingerprint": np.array(fingerprint)}
     for part, arrays in decoded.items():
         contents |= {f"{part}_images": arrays.images, f"{part}_labels": arrays.labels}
         contents["classes"] = np.array(arrays.classes)
-    temporary = None
+    temporary = cache.with_suffix(f".{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".part", delete=False) as file:
-            temporary = file.name
+        for left in cache.parent.glob(f"{cache.stem}.*.part"):  # by programs that were killed
+            left.unlink()
+        with temporary.open("wb") as file:
             np.savez(file, **contents)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # as readable as the images
         os.replace(temporary, cache)
     except OSError as error:
         say(f"the cache {cache} could not be written ({error.strerror}): images are decoded at every start")
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.remove(temporary)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _decode_all(

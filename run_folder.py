@@ -182,11 +182,11 @@ def new_name(what: str) -> str:
     return distributed.broadcast_object(f"runs/{what}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
-def read_settings(path: str | Path, config: type[Config]) -> Config:
-    """The settings of a run. Raises ValueError for a folder that is none, or one of another program."""
+def read_settings(path: str | Path, config: type[Config], flag: str = "resume") -> Config:
+    """The settings of the run that --`flag` names. ValueError for no such folder, or another program's."""
     file = Path(path) / SETTINGS
     if not file.is_file():
-        raise ValueError(f"--resume {path}: no run is there ({file} is missing)")
+        raise ValueError(f"--{flag} {path}: no run is there ({file} is missing)")
     try:
         stored = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):

@@ -87,9 +87,10 @@ def candidate(config: Config, path: str) -> tuple[nn.Module, Iterator[tuple[Tens
         begin = time.perf_counter()
         network: nn.Module = weight_set.network(CELL)
         return network, endless(images, config), time.perf_counter() - begin
-    whole = plain.PlainNetwork(weight_set.network(CELL), everything=True).state_dict()
+    ours = weight_set.network(CELL)
+    whole = plain.PlainNetwork(ours, everything=True).state_dict()
     begin = time.perf_counter()
-    network = plain.PlainNetwork(weight_set.network(CELL), everything=True)
+    network = plain.PlainNetwork(ours, everything=True)
     network.load_state_dict(whole)
     return network, plain.batches(images, config.batch_size), time.perf_counter() - begin
 

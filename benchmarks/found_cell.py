@@ -76,7 +76,7 @@ def test_errors(
 
 
 def main(config: Config) -> None:
-    settings = read_settings(config.search, train_search.Config)
+    settings = read_settings(config.search, train_search.Config, "search")
     found = genotypes.lookup(config.search)
     device = distributed.init(settings.device)
     torch.set_num_threads(settings.threads)
@@ -94,8 +94,9 @@ def main(config: Config) -> None:
         distributed.say(f"seed {seed}: found {first:.2%}, random {statistics.mean(others):.2%}")
     if distributed.is_main():
         for name, values in errors.items():
-            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-            print(f"{name}: test error {statistics.mean(values):.2%}, sd {spread:.2%}, n {len(values)}")
+            spread = measure.spread(values)
+            sd = "-" if spread["sd"] is None else f"{spread['sd']:.2%}"
+            print(f"{name}: test error {spread['mean']:.2%}, sd {sd}, n {len(values)}")
         origin = measure.provenance(asdict(config) | {"settings": dataclasses.asdict(settings)})
         measure.write(config.json, origin | {"genotype": genotypes.to_dict(found), "test_error": errors})
     distributed.close()

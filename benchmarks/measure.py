@@ -7,11 +7,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
@@ -47,8 +45,16 @@ def table(rates: Mapping[str, list[float]], baseline: str) -> str:
     return "\n".join(lines)
 
 
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sd (None for a single value), n and the values."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values), "values": list(values)}
+
+
 def matrix_product(size: int = 2048) -> float:
     """GFLOP/s of a square float32 matrix product with all threads, to compare machines by."""
+    import torch  # here and below: the searches on tables do without
+
     a = torch.rand(size, size)
     a @ a
     seconds = []
@@ -61,6 +67,8 @@ def matrix_product(size: int = 2048) -> float:
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Command, settings, commit, versions and hardware of a measurement, as plain types."""
+    import torch
+
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():

@@ -23,11 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
+import measure
 import numpy as np
-import threadpoolctl
 from scipy.stats import kendalltau
-from search_on_table import check_files, summarise
-from tables import Problem, open_problem
+from tables import Problem, Source, open_problem, opened, start
 
 from encoding import Architecture
 from features import Features
@@ -40,19 +39,9 @@ SURE = 0.95  # a confident decision
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Source):
     """Kendall's tau and calibration of the paired predictor."""
 
-    table: str | None = None
-    """CSV file: arch (integers joined by -), then columns of numbers"""
-    observe: str | None = None
-    """column that the predictor learns from (default: the first)"""
-    truth: str | None = None
-    """column that it is tested on (default: the observed one)"""
-    surrogate: str | None = None
-    """NAS-Bench-301 as an ONNX file, instead of a table"""
-    encoding: str | None = None
-    """JSON file with the integer of each value of the surrogate's inputs"""
     labelled: tuple[int, ...] = (39, 78, 156, 469)
     """numbers of labelled architectures"""
     pairs: tuple[int, ...] = (20, 40, 80, 160, 320)
@@ -63,33 +52,16 @@ class Config:
     """architectures to be ranked (as many as there are, in a small table)"""
     seeds: int = 10
     """draws of architectures"""
-    processes: int = 1
-    """draws at the same time; the result does not depend on it"""
-    json: str | None = None
-    """write the result here, and the reliability curve beside it as PNG"""
-    overwrite: bool = False
-    """replace these files if they are there"""
 
     def check(self) -> None:
         """ValueError names the flag, its value and what is allowed."""
-        check_range(self, "seeds processes", 1)
+        super().check()
+        check_range(self, "seeds", 1)
         check_range(self, "unseen", 2)
         for name, low in (("labelled", 4), ("pairs", 3)):
             for number in getattr(self, name):
                 if number < low:
                     raise ValueError(f"--{name} {number}: must be at least {low}")
-        if self.json is not None:
-            check_files(self.json, self.overwrite)
-
-
-_problem: Problem | None = None  # of this process
-
-
-def start(config: Config) -> None:
-    """Prepare a process: open the problem once, one thread for the linear algebra."""
-    global _problem
-    threadpoolctl.threadpool_limits(1)
-    _problem = open_problem(config)
 
 
 def block_names(problem: Problem) -> list[str]:
@@ -116,8 +88,7 @@ def train(problem: Problem, known: list[Architecture], how: str, without: tuple[
 def measure_one(task: tuple[str, tuple[str, ...], int, int, int]) -> dict[str, Any]:
     """Tau, and probabilities with outcomes of random unseen pairs, for one draw."""
     how, without, number, unseen, seed = task
-    problem = _problem
-    assert problem is not None
+    problem = opened()
     rng = np.random.default_rng(seed)
     count = number if how == "labelled" else 2 * number
     drawn: dict[Architecture, None] = {}
@@ -159,7 +130,7 @@ def calibration(claims: np.ndarray, wins: np.ndarray) -> dict[str, Any]:
 def collect(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Tau over the draws, calibration of all their pairs together."""
     claims, wins = (np.concatenate([one[key] for one in found]) for key in ("claims", "wins"))
-    return {"tau": summarise([one["tau"] for one in found]), **calibration(claims, wins.astype(bool))}
+    return {"tau": measure.spread([one["tau"] for one in found]), **calibration(claims, wins.astype(bool))}
 
 
 def draw(results: dict[str, dict[str, Any]], title: str) -> bytes:
@@ -212,17 +183,16 @@ def main(config: Config) -> None:
         for number in sizes[how]:
             draws = [(how, left_out[suffix], number, config.unseen, seed) for seed in range(config.seeds)]
             results[how + suffix][str(number)] = result = collect([finished[task] for task in draws])
+            sd = result["tau"]["sd"]
             print(
                 f"{how + suffix:12} {number:5}: tau {result['tau']['mean']:.3f} "
-                f"(sd {result['tau']['sd']:.3f}), "
-                f"calibration error {result['expected_calibration_error']:.3f}, sure of "
+                + ("" if sd is None else f"(sd {sd:.3f}), ")
+                + f"calibration error {result['expected_calibration_error']:.3f}, sure of "
                 f"{result['confident_share']:.0%}, of those right "
                 + ("-" if result["confident_accuracy"] is None else f"{result['confident_accuracy']:.1%}")
             )
     if config.json is None:
         return
-    import measure  # imports torch, which the predictor does without
-
     record = {"table": problem.name, **results, **measure.provenance(asdict(config))}
     write_atomically(config.json, json.dumps(record, indent=1) + "\n")
     write_atomically(Path(config.json).with_suffix(".png"), draw(results["pairs"], problem.name))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import queue
 import resource
 import socket
 import sys
@@ -58,11 +59,17 @@ def in_processes(
     ]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=600) for _ in workers]
+    found: list[tuple[dict[str, float], dict[str, float]]] = []
+    while len(found) < processes:
+        try:
+            found.append(results.get(timeout=0.2))
+        except queue.Empty:
+            if any(worker.exitcode for worker in workers):
+                for worker in workers:  # the others would wait for the one that failed
+                    worker.terminate()
+                raise RuntimeError("a process of the benchmark failed") from None
     for worker in workers:
         worker.join()
-        if worker.exitcode != 0:
-            raise RuntimeError("a process of the benchmark failed")
     rates = {name: sum(one[0][name] for one in found) for name in found[0][0]}
     for name in rates:
         if name.endswith(CPU):

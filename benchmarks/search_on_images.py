@@ -15,7 +15,6 @@ import dataclasses
 import json
 import statistics
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,6 +80,12 @@ class Config:
         self.search.check()
         check_range(self, "trainings", self.search.pop_size)
         check_range(self, "repeats", 1)
+        if self.trainings % 2:
+            raise ValueError(f"--trainings {self.trainings}: candidates train in pairs, so it must be even")
+        if self.search.pairs_per_sync > 1:
+            raise ValueError(
+                f"--pairs_per_sync {self.search.pairs_per_sync}: must be 1, or costs would differ"
+            )
         check_range(self, "test_images", 2)
         for name in self.strategies:
             if name not in STRATEGIES:
@@ -97,12 +102,15 @@ class Config:
         return dataclasses.replace(self.search, seed=seed, generations=self.trainings, **STRATEGIES[strategy])
 
 
-def open_run(settings: train_search.Config, path: Path, device: torch.device) -> tuple[Run, data.ImageSet]:
-    """The search in the folder `path`, taken up where it stopped or begun, and the test images.
+def open_run(
+    settings: train_search.Config, path: Path, device: torch.device, test_images: int | None = None
+) -> tuple[Run, data.ImageSet]:
+    """The search in the folder `path`, taken up where it stopped or begun; so many of the test images.
 
-    Raises ValueError where the folder holds a search of other settings.
+    ValueError where there are fewer, or where the folder holds a search of other settings.
     """
     task, test = train_search.load_task(settings, device)
+    test = some(test, test_images, settings.seed)
     full_size = task.full_size(settings.full_channels, settings.full_layers)
     weight_set = task.weight_set(settings.init_channels, settings.layers, "weight set")
     search = train_search.make_search(settings, full_size)
@@ -110,10 +118,21 @@ def open_run(settings: train_search.Config, path: Path, device: torch.device) ->
     if (path / SETTINGS).exists():
         if read_settings(path, train_search.Config) != settings:
             raise ValueError(f"{path}: a search with other settings is there; choose another folder")
-        take_up(run)
+        if problem := take_up(run):
+            distributed.say(problem)
     else:
         run.folder.create(settings)
     return run, test.to(device)
+
+
+def some(test: data.ImageSet, count: int | None, seed: int) -> data.ImageSet:
+    """`count` random test images, or all in random order: class folders list one class after the other.
+
+    Raises ValueError where there are fewer.
+    """
+    if count is not None and count > len(test):
+        raise ValueError(f"--test_images {count}: there are only {len(test)}")
+    return test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:count])
 
 
 def trainings(run: Run) -> int:
@@ -147,9 +166,9 @@ def cells_to_train(config: Config, strategy: str, run: Run) -> list[Genotype]:
 def result_of(config: Config, strategy: str, seed: int, device: torch.device) -> dict[str, Any]:
     """One search, its winner and the winner's test errors; read where it is done already."""
     path = Path(config.out) / f"{strategy}-{seed}"
-    run, test = open_run(config.settings(strategy, seed), path, device)
+    run, test = open_run(config.settings(strategy, seed), path, device, config.test_images)
     done = path / "result.json"
-    asked = {"repeats": config.repeats, "test_images": config.test_images or len(test)}
+    asked = {"repeats": config.repeats, "test_images": len(test)}
     try:
         if done.exists():
             result: dict[str, Any] = json.loads(done.read_text())
@@ -166,8 +185,6 @@ def result_of(config: Config, strategy: str, seed: int, device: torch.device) ->
 def search_and_test(config: Config, strategy: str, run: Run, test: data.ImageSet) -> dict[str, Any]:
     """Go on with a search to its end, choose the winner, train it again from scratch and test it."""
     seed = run.config.seed
-    test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(seed)))
-    test = test.subset(torch.arange(config.test_images or len(test)))
     log = run.folder.start_log()
     log.info(f"{run.folder.path}: {trainings(run)} of {config.trainings} candidates are trained")
     if strategy != "alone":
@@ -205,21 +222,17 @@ def describe(run: Run, cell: Genotype) -> dict[str, Any]:
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sd (None for a single value), n and the values."""
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "sd": sd, "n": len(values), "values": list(values)}
-
-
 def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Test errors of each strategy over the seeds, and their differences to the published search's."""
     summary: dict[str, Any] = {}
     for name, runs in results.items():
         errors = [run["test_error"] for run in runs]
-        summary[name] = {"test_error": spread(errors)}
+        summary[name] = {"test_error": measure.spread(errors)}
         if name != BASELINE and BASELINE in results:
             pairs = zip(errors, (run["test_error"] for run in results[BASELINE]), strict=True)
-            summary[name][f"difference_to_{BASELINE}"] = spread([error - other for error, other in pairs])
+            summary[name][f"difference_to_{BASELINE}"] = measure.spread(
+                [error - other for error, other in pairs]
+            )
     return summary
 
 

@@ -27,28 +27,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import threadpoolctl
+import measure
 from strategies import COMPARED, STRATEGIES
-from tables import Problem, open_problem
+from tables import Source, open_problem, opened, start
 
 from flags import check_range, run_script
 from utils import write_atomically
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Source):
     """Compare search strategies by distinct evaluations."""
 
-    table: str | None = None
-    """CSV file: arch (integers joined by -), then columns of numbers"""
-    observe: str | None = None
-    """column that the search sees (default: the first)"""
-    truth: str | None = None
-    """column that counts (default: the observed one)"""
-    surrogate: str | None = None
-    """NAS-Bench-301 as an ONNX file, instead of a table"""
-    encoding: str | None = None
-    """JSON file with the integer of each value of the surrogate's inputs"""
     strategies: tuple[str, ...] = COMPARED
     """any of ours, slow_fast, random, evolution, local, gaussian_process; for an ablation also
     ours_without_ screen, decide, rank, levels, and ours_with_ mixed_pairs, 4_proposals, 64_proposals,
@@ -57,60 +47,28 @@ class Config:
     """report after so many distinct evaluations"""
     seeds: int = 20
     """runs of each strategy"""
-    processes: int = 1
-    """runs at the same time; the result does not depend on it"""
-    json: str | None = None
-    """write the result here, and the curves beside it as PNG"""
-    overwrite: bool = False
-    """replace these files if they are there"""
 
     def check(self) -> None:
         """ValueError names the flag, its value and what is allowed."""
-        check_range(self, "seeds processes", 1)
+        super().check()
+        check_range(self, "seeds", 1)
         if not self.budgets or min(self.budgets) < 1:
             raise ValueError(f"--budgets {' '.join(map(str, self.budgets))}: at least one, each at least 1")
         unknown = [name for name in self.strategies if name not in STRATEGIES]
         if unknown or not self.strategies:
             name = unknown[0] if unknown else "(none)"
             raise ValueError(f"--strategies {name}: allowed are {', '.join(STRATEGIES)}")
-        if self.json is not None:
-            check_files(self.json, self.overwrite)
-
-
-def check_files(name: str, overwrite: bool) -> None:
-    """Refuse, before anything is computed, a result that could not be written."""
-    for path in (Path(name), Path(name).with_suffix(".png")):
-        if path.exists() and not overwrite:
-            raise ValueError(f"--json {name}: {path} exists; name another file or give --overwrite")
-    if not Path(name).resolve().parent.is_dir():
-        raise ValueError(f"--json {name}: there is no folder {Path(name).parent}")
-
-
-_problem: Problem | None = None  # of this process
-
-
-def start(config: Config) -> None:
-    """Prepare a process: open the problem once, one thread for the linear algebra."""
-    global _problem
-    threadpoolctl.threadpool_limits(1)
-    _problem = open_problem(config)
 
 
 def curve(task: tuple[str, int, int]) -> tuple[list[float], float]:
     """True accuracies of what a strategy returns after each evaluation, and the seconds it took."""
     strategy, budget, seed = task
-    assert _problem is not None
+    problem = opened()
     begin = time.perf_counter()
-    returned = STRATEGIES[strategy](_problem, budget, seed)
-    accuracies = [_problem.accuracy(architecture) for architecture in returned[:budget]]
+    returned = STRATEGIES[strategy](problem, budget, seed)
+    accuracies = [problem.accuracy(architecture) for architecture in returned[:budget]]
     # A strategy that found nothing new any more keeps what it has.
     return accuracies + accuracies[-1:] * (budget - len(accuracies)), time.perf_counter() - begin
-
-
-def summarise(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation and every value."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "sd": spread, "values": values}
 
 
 def print_table(results: dict[str, dict[str, Any]], budgets: tuple[int, ...]) -> None:
@@ -159,12 +117,10 @@ def main(config: Config) -> None:
     for name in config.strategies:
         runs = [done for task, done in zip(tasks, finished, strict=True) if task[0] == name]
         curves[name] = [accuracies for accuracies, _ in runs]
-        results[name] = {str(k): summarise([run[k - 1] for run in curves[name]]) for k in budgets}
+        results[name] = {str(k): measure.spread([run[k - 1] for run in curves[name]]) for k in budgets}
     print_table(results, budgets)
     if config.json is None:
         return
-    import measure  # imports torch, which the searches do without
-
     seconds = {
         name: statistics.fmean(s for task, (_, s) in zip(tasks, finished, strict=True) if task[0] == name)
         for name in config.strategies

@@ -6,14 +6,17 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
 from encoding import Architecture, CellSpace, ChoiceSpace, Integers
+from flags import check_new_file, check_range
 from genotypes import Genotype
 
 PREFIX = "NetworkSelectorDatasetInfo_COLON_darts_COLON_"
@@ -147,7 +150,54 @@ class Surrogate:
 Problem = Table | Surrogate
 
 
-def open_problem(config: Any) -> Problem | None:
+@dataclass(frozen=True)
+class Source:
+    """The flags of every benchmark on a table: what is searched, and where the result goes."""
+
+    table: str | None = None
+    """CSV file: arch (integers joined by -), then columns of numbers"""
+    observe: str | None = None
+    """column that is learned from (default: the first)"""
+    truth: str | None = None
+    """column that counts in the end (default: the observed one)"""
+    surrogate: str | None = None
+    """NAS-Bench-301 as an ONNX file, instead of a table"""
+    encoding: str | None = None
+    """JSON file with the integer of each value of the surrogate's inputs"""
+    processes: int = 1
+    """seeds at the same time; the result does not depend on it"""
+    json: str | None = None
+    """write the result here, and its picture beside it as PNG"""
+    overwrite: bool = False
+    """replace these files if they are there"""
+
+    def check(self) -> None:
+        """Refuse, before anything is computed, a result that could not be written."""
+        check_range(self, "processes", 1)
+        for path in [] if self.json is None else [Path(self.json), Path(self.json).with_suffix(".png")]:
+            if not path.is_file():
+                check_new_file("json", str(path))
+            elif not self.overwrite:
+                raise ValueError(f"--json {self.json}: {path} exists; name another file or give --overwrite")
+
+
+_problem: Problem | None = None  # of this process
+
+
+def start(config: Source) -> None:
+    """Prepare a process: open the problem once, one thread for the linear algebra."""
+    global _problem
+    threadpoolctl.threadpool_limits(1)
+    _problem = open_problem(config)
+
+
+def opened() -> Problem:
+    """The problem of a process that `start` prepared."""
+    assert _problem is not None
+    return _problem
+
+
+def open_problem(config: Source) -> Problem | None:
     """The problem that --table, or --surrogate and --encoding, name; None, after one line, where it is
     absent.
 
@@ -162,8 +212,9 @@ def open_problem(config: Any) -> Problem | None:
     if absent is not None:
         print(f"skipped: {absent} is not there")
         return None
-    if config.surrogate is not None:
+    if config.surrogate is not None and config.encoding is not None:
         if config.observe is not None or config.truth is not None:
             raise ValueError("--observe and --truth name columns of a --table; a surrogate has none")
         return Surrogate(config.surrogate, config.encoding)
+    assert config.table is not None
     return Table(config.table, config.observe, config.truth)

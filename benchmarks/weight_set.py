@@ -200,14 +200,13 @@ def _text(value: float | None) -> str:
 
 
 def main(config: Config) -> None:
-    settings = read_settings(config.run, train_search.Config)
+    settings = read_settings(config.run, train_search.Config, "run")
     device = distributed.init(settings.device)
     torch.set_num_threads(settings.threads)
     threadpoolctl.threadpool_limits(1, "blas")  # as in train_search.py
-    run, test = open_run(settings, Path(config.run), device)
+    run, test = open_run(settings, Path(config.run), device, config.test_images)
     if not run.record.generations:
         raise ValueError(f"--run {config.run}: the search has not finished a generation")
-    test = test.subset(torch.arange(min(len(test), config.test_images or len(test))))
     known = set(run.weight_set.tensors)
     rows: list[dict[str, Any]] = []
     for group, cells in choose_cells(run, config.cells).items():

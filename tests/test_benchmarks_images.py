@@ -12,9 +12,11 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from search_on_images import Config, open_run, result_of  # noqa: E402
+import weight_set  # noqa: E402
+from search_on_images import Config, open_run, result_of, some  # noqa: E402
 
-from flags import parse  # noqa: E402
+import data  # noqa: E402
+from flags import parse, run_script  # noqa: E402
 
 SMALL = "--set digits --images 40 --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
 FLAGS = f"{SMALL} --trainings 4 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
@@ -46,7 +48,6 @@ def test_strategies_spend_the_same_and_differences_are_those_of_the_seeds(search
     difference = result["strategies"]["ours"]["difference_to_slow_fast"]
     assert difference["values"] == [errors["ours"][0] - errors["slow_fast"][0]]
     assert difference["n"] == 1
-    assert 0 <= errors["ours"][0] <= 1
     assert errors["ours"] == [searches["ours"]["test_error"]]
 
 
@@ -63,6 +64,27 @@ def test_what_was_done_is_not_done_again_and_a_lost_result_is_the_same_again(sea
         open_run(config.settings("slow_fast", 0), first, torch.device("cpu"))
 
 
+def test_some_test_images_are_of_all_classes_wherever_they_stand():
+    labels = torch.arange(5).repeat_interleave(40)  # as class folders list them
+    test = data.ImageSet(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), labels, tuple("abcde"))
+    assert some(test, 50, seed=0).labels.bincount(minlength=5).min() >= 4
+    assert some(test, None, seed=0).labels.bincount().tolist() == [40] * 5
+
+
+def test_more_test_images_than_there_are_are_refused_before_anything_is_made(tmp_path):
+    config = parse(Config, ["--out", str(tmp_path / "out"), *FLAGS.split(), "--test_images", "356"])
+    with pytest.raises(ValueError, match="--test_images 356: there are only 355"):
+        result_of(config, "ours", 0, torch.device("cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_there_is_named_by_its_flag(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["weight_set.py", "--run", "/nowhere"])
+    with pytest.raises(SystemExit, match="2"):
+        run_script(weight_set.main, weight_set.Config)
+    assert "--run /nowhere: no run is there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -70,6 +92,8 @@ def test_what_was_done_is_not_done_again_and_a_lost_result_is_the_same_again(sea
         ("--no_decide", "--decide: has no effect here"),
         ("--strategies best", "--strategies best: allowed are ours"),
         ("--pop_size 4 --trainings 2", "--trainings 2: must be at least 4"),
+        ("--pop_size 4 --trainings 5", "--trainings 5: candidates train in pairs"),
+        ("--pop_size 4 --trainings 8 --pairs_per_sync 2", "--pairs_per_sync 2: must be 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(flags, message, tmp_path, capsys):

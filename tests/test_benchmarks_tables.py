@@ -37,18 +37,26 @@ def run(script, *flags):
 @pytest.mark.parametrize("keep", [1.0, 0.6])
 def test_every_strategy_spends_its_budget_within_the_table(tmp_path, name, keep):
     problem = Table(write_table(tmp_path / "t.csv", keep))
+    evaluated = []
+
+    def loss(architecture):
+        evaluated.append(architecture)
+        return Table.loss(problem, architecture)
+
+    problem.loss = loss
     returned = STRATEGIES[name](problem, 25, 1)
-    accuracies = [problem.accuracy(architecture) for architecture in returned]
-    assert len(accuracies) >= 25
-    assert accuracies[-1] > np.mean(list(problem._true.values()))
+    distinct = list(dict.fromkeys(evaluated))
+    assert len(distinct) in (25, 26)  # a pair may go one over
+    assert len(returned) == len(distinct)
+    assert all(chosen in distinct[: k + 1] for k, chosen in enumerate(returned)), "chosen before it was seen"
     assert returned == STRATEGIES[name](problem, 25, 1)
 
 
 def test_a_guided_search_finds_the_best_of_a_small_table(tmp_path):
     problem = Table(write_table(tmp_path / "t.csv"))
     best = max(problem._true.values())
-    found = [problem.accuracy(STRATEGIES["ours"](problem, 40, seed)[39]) for seed in range(3)]
-    assert max(found) == best
+    found = [problem.accuracy(STRATEGIES["ours"](problem, 40, seed)[34]) for seed in range(5)]
+    assert min(found) == best  # random search: one time in seventy
 
 
 def test_the_columns_that_are_seen_and_that_count(tmp_path):
@@ -93,7 +101,7 @@ def test_predictor_on_table_measures_tau_and_calibration(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["labelled"]["30"]["tau"]["mean"] > 0.6
-    assert 0 <= result["pairs"]["15"]["expected_calibration_error"] <= 1
+    assert result["pairs"]["15"]["expected_calibration_error"] < 0.3
     assert result["labelled without counts"]["30"]["tau"]["mean"] != result["labelled"]["30"]["tau"]["mean"]
 
 

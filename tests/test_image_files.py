@@ -248,6 +248,23 @@ def test_two_processes_at_once_both_get_the_set(tmp_path):
     assert left == ["original.lock", "original.npz"]
 
 
+@pytest.mark.parametrize("how", [KeyboardInterrupt, "killed"])
+def test_a_cache_that_was_interrupted_leaves_nothing_behind(tmp_path, monkeypatch, how):
+    write_tree(tmp_path)
+    cache = tmp_path / image_files.CACHE_FOLDER
+    if how == "killed":
+        cache.mkdir()
+        (cache / "original.1.part").write_bytes(b"half of a cache")
+    else:
+        monkeypatch.setattr(np, "savez", lambda file, **_: (_ for _ in ()).throw(how))
+        with pytest.raises(how):
+            data.load("folder", tmp_path)
+        assert [path.name for path in cache.iterdir()] == ["original.lock"]
+        monkeypatch.undo()
+    data.load("folder", tmp_path)
+    assert sorted(path.name for path in cache.iterdir()) == ["original.lock", "original.npz"]
+
+
 def test_a_cache_that_cannot_be_written_is_said_and_costs_nothing(tmp_path, capsys):
     write_tree(tmp_path)
     (tmp_path / image_files.CACHE_FOLDER).write_text("a file where the folder should be")

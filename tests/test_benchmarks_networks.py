@@ -1,0 +1,77 @@
+"""The benchmarks of networks: both paths compute the same, every step runs, a failure is not waited for."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import candidate  # noqa: E402
+import network  # noqa: E402
+import plain  # noqa: E402
+import runs  # noqa: E402
+import scaling  # noqa: E402
+
+import genotypes  # noqa: E402
+from model import NetworkCIFAR  # noqa: E402
+
+CANDIDATE = candidate.Config(init_channels=4, layers=3, image_size=8, batch_size=4)
+NETWORK = network.Config(init_channels=4, layers=3, batch_size=4)
+
+
+@pytest.mark.parametrize("name", ["RelativeNAS", "DARTS_V2", "PDARTS"])
+def test_the_plain_path_computes_the_same_in_training_and_evaluation(name):
+    torch.manual_seed(0)
+    ours = NetworkCIFAR(4, 10, 3, False, genotypes.lookup(name), image_size=16)
+    theirs = plain.PlainNetwork(ours, everything=True)
+    images = torch.randn(8, 3, 16, 16)
+    logits = [path.train()(images)[0] for path in (ours, theirs)]
+    assert torch.allclose(*logits, atol=1e-5)
+    for values in logits:
+        values.square().sum().backward()
+    assert torch.allclose(ours.stem[0].weight.grad, theirs.stem[0].weight.grad, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(ours.eval()(images)[0], theirs.eval()(images)[0], atol=1e-5)
+
+
+def test_the_plain_candidate_builds_every_operation_of_the_space():
+    cell = plain.PlainCell(NetworkCIFAR(4, 10, 1, False, candidate.CELL).cells[0], everything=True)
+    assert len(cell.unused) == 14 * len(genotypes.PRIMITIVES)
+
+
+@pytest.mark.parametrize("path", ["plain", "project"])
+@pytest.mark.parametrize(("benchmark", "config"), [(candidate, CANDIDATE), (network, NETWORK)])
+def test_every_kind_of_step_runs(benchmark, config, path):
+    work = benchmark.prepare(config, path)
+    assert {name: step() for name, step in work.steps.items()} == {"training": 4, "evaluating": 4}
+
+
+def test_paths_that_differ_are_not_timed(monkeypatch):
+    assert candidate.check_equal(CANDIDATE) <= 1e-4
+    assert max(network.largest_differences(NETWORK).values()) <= 1e-4
+    relu = plain.PlainCell.forward
+    monkeypatch.setattr(plain.PlainCell, "forward", lambda self, s0, s1: 1.01 * relu(self, s0, s1))
+    with pytest.raises(ValueError, match="differ"):
+        candidate.check_equal(CANDIDATE)
+    with pytest.raises(ValueError, match="differ"):
+        network.largest_differences(NETWORK)
+
+
+def test_two_processes_that_train_one_network():
+    config = scaling.Config(init_channels=2, layers=1, batch_size=4)
+    found = runs.in_processes(scaling.prepare, (config, True), 2, 1, count=2)
+    assert found["training"] > 0
+
+
+def fail() -> runs.Work:
+    raise OSError("no such thing")
+
+
+def test_a_process_that_fails_ends_the_measurement():
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match="a process of the benchmark failed"):
+        runs.in_processes(fail, (), 2, 1)
+    assert time.monotonic() - begin < 60
