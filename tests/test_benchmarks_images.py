@@ -12,10 +12,12 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import found_cell  # noqa: E402
 import weight_set  # noqa: E402
 from search_on_images import Config, open_run, result_of, some  # noqa: E402
 
 import data  # noqa: E402
+import genotypes  # noqa: E402
 from flags import parse, run_script  # noqa: E402
 
 SMALL = "--set digits --images 40 --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
@@ -76,6 +78,14 @@ def test_more_test_images_than_there_are_are_refused_before_anything_is_made(tmp
     with pytest.raises(ValueError, match="--test_images 356: there are only 355"):
         result_of(config, "ours", 0, torch.device("cpu"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_found_cell_is_tested_beside_random_ones(finished_run, tmp_path, capsys):
+    found_cell.main(found_cell.Config(str(finished_run), cells=2, seeds=1, json=str(tmp_path / "out.json")))
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert genotypes.from_dict(result["genotype"]) == genotypes.lookup(finished_run)
+    assert [len(result["test_error"][name]) for name in ("found", "random")] == [1, 2]
+    assert f"found: test error {result['test_error']['found'][0]:.2%}, sd -, n 1" in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_there_is_named_by_its_flag(monkeypatch, capsys):
