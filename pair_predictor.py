@@ -28,6 +28,7 @@ STEADY = 0.5  # typical differences by which the loss of a network may change wh
 QUANTILE = 0.25  # of the losers' excess loss: up to there quality is linear in the loss
 JITTER = 1e-6  # keeps the Cholesky factor of exact differences defined
 SMALLEST, LARGEST = -10.0, 4.0  # bounds of the hyperparameters' logarithms
+REFITS = 1.1  # the hyperparameters are chosen anew after this growth of the data
 STEPS = 25  # of the search for hyperparameters, per refit
 CHECKS = 1.5  # the readings of a table are compared anew after this growth of the data,
 ENOUGH = 150  # on at most this many comparisons
@@ -43,13 +44,12 @@ class PairPredictor:
         self,
         *,
         space: ChoiceSpace,
-        fit_every: float = 1.1,
         levels: bool = True,
         without: Collection[str] = (),
     ) -> None:
         self.space = space
         self.features = Features(space, without)
-        self.fit_every, self.use_levels = fit_every, levels
+        self.use_levels = levels
         self.pairs: Integers = np.empty((0, 2, space.positions), dtype=np.int64)
         self.differences = np.empty(0)
         self.errors = np.empty(0)
@@ -93,7 +93,7 @@ class PairPredictor:
     def posterior(self) -> "Posterior":
         """The posterior given all comparisons; refits the hyperparameters when there are enough new ones."""
         if self._posterior is None:
-            if len(self) >= max(3, self.fitted * self.fit_every):
+            if len(self) >= max(3, self.fitted * REFITS):
                 self._fit()
                 self.fitted = len(self)
             self._posterior = Posterior(self._data(self.reading), self.hyperparameters)

@@ -77,33 +77,14 @@ class SlowFast:
         together = np.stack([movers[:mixed], stayers[:mixed]], axis=1).ravel()
         return np.concatenate([together, movers[mixed:], stayers[mixed:]])
 
-    def move(self, pair: int, fast: int, proposal: int = 0) -> tuple[Reals, Reals]:
-        """Where the slow learner of `pair` would go if member `fast` wins: position and velocity.
-
-        Proposal 0 is the published move; further proposals draw r1, r2 again.
-        """
-        slow = self._other(pair, fast)
-        stamp = (self.generation, pair)
-        return self._rule(self.positions[slow], self.velocities[slow], self.positions[fast], stamp, proposal)
-
-    def propose(self, pair: int, fast: int, proposals: int) -> Reals:
-        """Possible moves of the slow learner of `pair`, (proposals, dimensions); see `move`."""
-        return np.stack([self.move(pair, fast, proposal)[0] for proposal in range(proposals)])
-
     def reconsider(self, member: int, proposals: int) -> Reals:
-        """Other draws of the last move of `member`, (proposals, dimensions); the first is the published one.
+        """Draws of the last move of `member`, (proposals, dimensions); the first is the published one.
 
         A move costs nothing until the member is asked for again, so it can be chosen as late as that.
         """
         if self.stamps[member, 0] < 0:
             raise ValueError(f"member {member} has not moved since it was last compared")
-        moves = [
-            self._rule(
-                self.origins[member], self.momenta[member], self.targets[member], self.stamps[member], k
-            )
-            for k in range(proposals)
-        ]
-        return np.stack([position for position, _ in moves])
+        return np.stack([self._move(member, draw)[0] for draw in range(proposals)])
 
     def place(self, member: int, position: Reals) -> None:
         """Put `member` elsewhere; its velocity is the (bounded) step from where it last stood."""
@@ -114,8 +95,8 @@ class SlowFast:
         if moved:
             self.velocities[member] = np.clip(self.positions[member] - self.origins[member], -reach, reach)
 
-    def tell(self, pair: int, loss_a: float, loss_b: float, move: Reals | None = None) -> int | None:
-        """The losses of the two members of `pair`; the slower one moves (to `move`, if one was chosen).
+    def tell(self, pair: int, loss_a: float, loss_b: float) -> int | None:
+        """The losses of the two members of `pair`; the slower one moves.
 
         Returns the fast member, None if neither loss is a finite number. The generation ends with its last
         pair. Raises ValueError for a pair that is not of this generation or was told already.
@@ -135,32 +116,23 @@ class SlowFast:
         else:
             a_wins = math.isfinite(loss_a) and (not math.isfinite(loss_b) or loss_a <= loss_b)
             fast, slow = (a, b) if a_wins else (b, a)
-            self._learn(pair, fast, slow, move)
+            self._learn(pair, fast, slow)
         if self.told.all():
             self.generation += 1
             self.told[:] = False
             self.order = self._pairing()
         return fast
 
-    def _learn(self, pair: int, fast: int, slow: int, move: Reals | None) -> None:
-        position, velocity = self.move(pair, fast)
+    def _learn(self, pair: int, fast: int, slow: int) -> None:
         self.origins[slow], self.momenta[slow] = self.positions[slow], self.velocities[slow]
         self.targets[slow] = self.positions[fast]
         self.stamps[slow] = self.generation, pair
-        self.positions[slow], self.velocities[slow] = position, velocity
-        if move is not None:
-            self.place(slow, move)
+        self.positions[slow], self.velocities[slow] = self._move(slow, 0)
 
-    def _other(self, pair: int, fast: int) -> int:
-        a, b = self.ask()[pair]
-        if fast not in (a, b):
-            raise ValueError(f"member {fast} is not in pair {pair} ({a}, {b})")
-        return b if fast == a else a
-
-    def _rule(
-        self, slow: Reals, velocity: Reals, fast: Reals, stamp: Any, proposal: int
-    ) -> tuple[Reals, Reals]:
-        rng = generator(self.seed, MOVE, int(stamp[0]), int(stamp[1]), proposal)
+    def _move(self, member: int, draw: int) -> tuple[Reals, Reals]:
+        """Position and velocity after the last move of `member`; draw 0 is the published one."""
+        slow, velocity, fast = self.origins[member], self.momenta[member], self.targets[member]
+        rng = generator(self.seed, MOVE, *self.stamps[member].tolist(), draw)
         r1, r2 = rng.random((2, self.space.dimensions))
         reach = self.maximum_velocity * (self.space.upper - self.space.lower)
         velocity = np.clip(r1 * velocity + r2 * (fast - slow), -reach, reach)
