@@ -178,8 +178,10 @@ def operations(axes: Any, generations: list[Row], cell: str) -> str | None:
     return {"normal": "Operations in the normal cells.", "reduce": "Operations in the reduction cells."}[cell]
 
 
-def decisions(axes: Any, generations: list[Row]) -> str | None:
+def decisions(axes: Any, history: list[Row], generations: list[Row]) -> str | None:
     """What the predictor decided alone, and how often it was right where it was checked."""
+    if not np.isfinite(numbers(history, "probability")).any():  # it has not said anything, or there is none
+        return None
     share = ("predicted_share", "decided by the predictor", "-", FIRST)
     if not _lines(axes, generations, share, scale=100):
         return None

@@ -287,7 +287,7 @@ def _plots(run: Run) -> str:
     course += plots.figure("diversity", lambda axes: plots.diversity(axes, generations))
     counts = plots.figure("normal-counts", lambda axes: plots.operations(axes, generations, "normal"))
     counts += plots.figure("reduce-counts", lambda axes: plots.operations(axes, generations, "reduce"))
-    predictor = plots.figure("decisions", lambda axes: plots.decisions(axes, generations))
+    predictor = plots.figure("decisions", lambda axes: plots.decisions(axes, history, generations))
     predictor += plots.figure("calibration", lambda axes: plots.calibration(axes, history))
     sections = []
     for title, keys, pictures, without in (

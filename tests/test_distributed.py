@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT, TORCHRUN
 
 import distributed
 
@@ -99,12 +99,11 @@ def test_a_lost_connection_means_stopped(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
     outcome = subprocess.run(
-        [*command, ROOT / "tests", "1", tmp_path / "results.pt"],
+        [*TORCHRUN, script, ROOT / "tests", "1", tmp_path / "results.pt"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         timeout=120,
     )
     assert outcome.returncode == 0, outcome.stderr[-3000:]

@@ -59,9 +59,8 @@ def test_paths_carry_their_options():
     _, counts, most, total, paths = features.blocks(
         np.array([[3, 0, 1, 0, 3, 0], [3, 1, 1, 3, 0, 3]]), "graph by source"
     )
-    assert (paths > 0).tolist() == [[True, True, False, False], [True, False, True, True]] or (paths > 0).sum(
-        axis=1
-    ).tolist() == [2, 3]
+    assert (paths > 0).sum(axis=1).tolist() == [2, 3]
+    assert (paths > 0).all(axis=0).sum() == 1  # the direct edge is all that they share
     assert most[1, 3] > most[0, 3]  # three in a row against two
     assert counts[1, 3] > counts[0, 3]
     assert total[1, 3] > total[0, 3]

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import genotypes
 from genotypes import Genotype, check_new_name, from_json, lookup, record, to_dict, to_json, validate
 
-ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT.parent / "shared" / "reference" / "published_networks.json"
 RelativeNAS = genotypes.RelativeNAS
 
 
@@ -56,9 +55,7 @@ def test_published_cells() -> None:
         assert validate(getattr(genotypes, name)) == getattr(genotypes, name), name
 
 
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the file of published networks is not here")
-def test_cells_equal_the_published_file() -> None:
-    published = json.loads(PUBLISHED.read_text())
+def test_cells_equal_the_published_file(published: dict) -> None:
     with_cell = {
         name for name, entry in published.items() if "genotype" in entry and hasattr(genotypes, name)
     }

@@ -1,19 +1,16 @@
 """The networks against the published facts.
 
-The facts of all cells come from `published_networks.json`, whose path is the environment variable
-PAIRNAS_REFERENCE (the file, or the folder that holds it). A few of them are written down here, so that a
-clone without the file checks the real numbers too.
+The facts of all cells come from the fixture `published`. A few of them are written down here, so that a clone
+without that file checks the real numbers too.
 """
 
-import json
 import math
-import os
 import re
 import zlib
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 import genotypes
 from genotypes import Genotype
@@ -61,15 +58,6 @@ COUNTS_CIFAR10 = {  # 36 channels, 20 layers: parameters without and with the au
     "DARTS_V2": (3349342, 3825768, 528359040),
     "RelativeNAS": (3928222, 4404648, 616832640),
 }
-
-
-@pytest.fixture(scope="module")
-def published():
-    path = Path(os.environ.get("PAIRNAS_REFERENCE", ""))
-    path = path / "published_networks.json" if path.is_dir() else path
-    if not path.is_file():
-        pytest.skip("PAIRNAS_REFERENCE does not name published_networks.json")
-    return json.loads(path.read_text())
 
 
 def build_meta(kind, C, classes, layers, auxiliary, genotype, **rest):
@@ -126,6 +114,18 @@ def test_imagenet_counts_written_here():
     network = build_meta(NetworkImageNet, 46, 1000, 14, True, genotypes.lookup("RelativeNAS"))
     assert count(network) == (5050029, 562973760)
     assert sum(p.numel() for p in network.parameters()) == 6306709
+
+
+def test_the_readme_prints_the_counts_of_every_published_cell():
+    number = r"([\d.]+) M \| (\d+) M"
+    table = re.findall(rf"^\| `(\w+)`.* \| {number} \| {number} \|$", (ROOT / "README.md").read_text(), re.M)
+    assert sorted(name for name, *_ in table) == sorted(CELLS)
+    for name, *printed in table:
+        cell, C = genotypes.lookup(name), 46 if name == "RelativeNAS" else 48
+        small = count(build_meta(NetworkCIFAR, 36, 10, 20, False, cell))
+        large = count(build_meta(NetworkImageNet, C, 1000, 14, False, cell))
+        counted = [f"{n / 1e6:.{digits}f}" for n, digits in zip(small + large, (2, 0, 2, 0), strict=True)]
+        assert counted == printed, name
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -236,6 +236,15 @@ def test_finalists_are_distinct_best_first_and_include_the_best_trained():
     assert order == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("rank", [True, False])
+def test_the_last_population_reaches_the_finals_by_its_rank_alone(rank):
+    search = PairedSearch(space=SPACE, pop_size=10, generations=6, seed=1, rank=rank)
+    trained = {arch for c, told in play(search) if told for arch in (c.a, c.b)}
+    untrained = set(search.architectures()) - trained
+    assert untrained
+    assert set(search.finalists(10**6)) == (trained | untrained if rank else trained)
+
+
 def test_summary_counts_one_generation():
     search = PairedSearch(space=SPACE, pop_size=6, generations=2, seed=0, **OFF)
     assert search.summary() == {}

@@ -28,6 +28,22 @@ def test_each_generation_pairs_every_member_once():
     assert population.ask() != first
 
 
+@pytest.mark.parametrize("bad", [0, 6])  # members of no finite loss: two of them start anew, and none moves
+def test_mixed_pairs_let_as_many_that_moved_as_can_meet_one_that_stayed(bad):
+    population = SlowFast(space=LINE, pop_size=10, seed=1, mixed_pairs=True)
+    movers = set()
+    for _ in range(6):
+        pairs = population.ask()
+        assert sorted(member for pair in pairs for member in pair) == list(range(10))
+        met = [len(movers.intersection(pair)) for pair in pairs]
+        assert met.count(1) == min(len(movers), 10 - len(movers))
+        movers = set()
+        for number, pair in enumerate(pairs):
+            losses = [math.nan if member < bad else float(member) for member in pair]
+            fast = population.tell(number, *losses)
+            movers |= set() if fast is None else set(pair) - {fast}
+
+
 def test_the_move_is_the_published_equation():
     population = SlowFast(space=LINE, pop_size=2, seed=3)
     a, b = population.ask()[0]
@@ -82,29 +98,27 @@ def test_two_losses_that_are_no_numbers_start_both_anew():
     assert np.isfinite(population.positions).all()
 
 
-def test_proposals_begin_with_the_published_move_and_the_chosen_one_is_taken():
-    one, two = (SlowFast(space=LINE, pop_size=4, seed=5) for _ in range(2))
-    a, b = one.ask()[0]
-    moves = one.propose(0, b, 4)
+def test_draws_of_a_move_begin_with_the_published_one_and_the_chosen_one_is_taken():
+    population = SlowFast(space=LINE, pop_size=4, seed=5)
+    a, b = population.ask()[0]
+    start = population.positions[a].copy()
+    population.tell(0, 2.0, 1.0)
+    moves = population.reconsider(a, 4)
     assert len(np.unique(moves, axis=0)) == 4
-    one.tell(0, 2.0, 1.0)
-    np.testing.assert_array_equal(one.positions[a], moves[0])
-    np.testing.assert_array_equal(one.reconsider(a, 4), moves)
-    two.tell(0, 2.0, 1.0, move=moves[3])
-    np.testing.assert_array_equal(two.positions[a], moves[3])
-    one.place(a, moves[3])
-    np.testing.assert_array_equal(one.velocities, two.velocities)
-    with pytest.raises(ValueError, match="not moved"):
-        one.reconsider(b, 2)
-
-
-def test_tell_keeps_its_arguments_and_refuses_unknown_or_repeated_answers():
-    population = SlowFast(space=LINE, pop_size=4, seed=0)
-    a = population.ask()[0][0]
-    move = np.array([1.0, 2.0, 3.0])
-    population.tell(0, 2.0, 1.0, move=move)
+    np.testing.assert_array_equal(population.positions[a], moves[0])
+    chosen = moves[3].copy()
+    population.place(a, moves[3])
+    np.testing.assert_array_equal(population.positions[a], chosen)
+    np.testing.assert_allclose(population.velocities[a], chosen - start)
     population.positions[a] += 1
-    np.testing.assert_array_equal(move, [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(moves[3], chosen)  # the argument is the caller's
+    with pytest.raises(ValueError, match="not moved"):
+        population.reconsider(b, 2)
+
+
+def test_unknown_or_repeated_answers_are_refused():
+    population = SlowFast(space=LINE, pop_size=4, seed=0)
+    population.tell(0, 2.0, 1.0)
     with pytest.raises(ValueError, match="told already"):
         population.tell(0, 1.0, 2.0)
     with pytest.raises(ValueError, match="pair 2: allowed are 0 to 1"):

@@ -5,19 +5,21 @@ import json
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, TORCHRUN, Marker
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import checkpoint
 import train
-from flags import parse, run_script
+from flags import parse
+from model import count
 
-ROOT = Path(__file__).parent.parent
 # By its path, as Python's standard library has a package `test` too.
 specification = importlib.util.spec_from_file_location("pairnas_test_script", ROOT / "test.py")
 script = importlib.util.module_from_spec(specification)
@@ -37,21 +39,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run test.py in this process; returns its exit code, what it printed, and its errors."""
-
-    def start(*flags):
-        words = [str(word) for flag in flags for word in (flag.split() if isinstance(flag, str) else [flag])]
-        monkeypatch.setattr(sys, "argv", ["test.py", *words])
-        try:
-            run_script(script.main, script.Config)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err.replace("\r", "")
-
-    return start
+def run(run):
+    return partial(run, script)
 
 
 def digit_folder(root, classes=range(10), size=8):
@@ -86,17 +75,8 @@ def test_the_path_is_enough_and_gives_the_cards_figures(run, model, tmp_path):
 
 def test_two_processes_count_every_image_once(run, model, tmp_path):
     run("--model_path", model, "--json", tmp_path / "one.json")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "test.py",
-    ]
-    command += ["--model_path", str(model), "--json", str(tmp_path / "two.json"), "--batch_size", "100"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    command = [*TORCHRUN, "test.py", "--model_path", model, "--json", tmp_path / "two.json"]
+    subprocess.run([*command, "--batch_size", "100"], cwd=ROOT, check=True, capture_output=True)
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     for key in ("test_images", "test_error", "test_error_top5"):
         assert one[key] == two[key]
@@ -215,21 +195,11 @@ def test_export_writes_a_network_and_never_over_a_file(run, model, tmp_path):
     assert (tmp_path / "digits.onnx").read_bytes() == content
 
 
-class Evil:
-    """Would create a file if it were unpickled."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (Path.touch, (Path(self.marker),))
-
-
 def test_a_pickled_object_never_runs(run, tmp_path):
     marker = tmp_path / "marker"
-    torch.save({"kind": "network", "state_dict": Evil(marker)}, tmp_path / "evil.pt")
-    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil(marker)))
-    pickle.loads(pickle.dumps(Evil(tmp_path / "proof")))
+    torch.save({"kind": "network", "state_dict": Marker(marker)}, tmp_path / "evil.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Marker(marker)))
+    pickle.loads(pickle.dumps(Marker(tmp_path / "proof")))
     assert (tmp_path / "proof").exists(), "the file would do harm"
     for name in ("evil.pt", "raw.pt"):
         code, _, err = run("--model_path", tmp_path / name)
@@ -332,6 +302,8 @@ def test_a_shipped_checkpoint_is_what_its_card_says(name):
     assert state["result"] == card["result"]
     assert state["network"] == card["network"]
     assert ("JPEG" in card["images"]["description"]) == (name == "cifar10")
+    network = script.load_network(script.Config(str(file))).network
+    assert count(network) == (card["parameters"], card["multiply_adds"])
 
 
 def test_the_shipped_digits_checkpoint_reproduces_its_card(run, tmp_path):

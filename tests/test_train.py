@@ -1,20 +1,19 @@
 """train.py as a user runs it, on the 8x8 digits."""
 
-import csv
 import itertools
 import json
 import math
-import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
+from conftest import ENVIRONMENT, ROOT, TORCHRUN, epochs
 
 import checkpoint
 import genotypes
@@ -23,33 +22,12 @@ import training
 import training_run
 from flags import parse, run_script
 
-ROOT = Path(__file__).parent.parent
 SMALL = "--set digits --init_channels 4 --layers 3 --device cpu --batch_size 360 --epochs 2"
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run train.py in this process; returns its exit code, what it printed, and its errors."""
-
-    def start(*flags):
-        words = [str(word) for flag in flags for word in (flag.split() if isinstance(flag, str) else [flag])]
-        monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        try:
-            run_script(train.main, train.Config)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return start
-
-
-def rows(folder):
-    """epochs.csv without the times."""
-    with open(folder / "epochs.csv") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+def run(run):
+    return partial(run, train)
 
 
 def same_weights(a, b):
@@ -81,7 +59,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(finished, tmp_path):
         [sys.executable, "train.py", "--resume", str(tmp_path / "run")], cwd=ROOT, env=ENVIRONMENT, check=True
     )
     assert same_weights(finished, tmp_path / "run")
-    assert rows(finished) == rows(tmp_path / "run")
+    assert epochs(finished) == epochs(tmp_path / "run")
 
 
 def test_the_checkpoint_describes_itself(finished):
@@ -107,6 +85,91 @@ def test_the_command_on_a_card_is_one_that_can_be_given(flip):
     assert parse(train.Config, shlex.split(training_run.command("train.py", config))[2:]) == config
 
 
+TINY = (
+    "--set digits --init_channels 2 --layers 1 --device cpu --batch_size 721 --epochs 3 --learning_rate 0.1"
+)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The run that each flag of a recipe is held against."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    train.main(parse(train.Config, [*TINY.split(), "--auxiliary", "--save", str(folder)]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--auxiliary_weight 0.2",
+        "--cutout",
+        "--flip True",
+        "--drop_path_prob 0.6",
+        "--label_smoothing 0.2",
+        "--grad_clip 0.1",
+        "--momentum 0.5",
+        "--weight_decay 0.01",
+        "--schedule linear",
+        "--warmup_epochs 1",
+        "--micro_batches 2",
+        "--precision bfloat16",
+        "--seed 1",
+    ],
+)
+def test_a_flag_changes_what_is_learned(run, plain, tmp_path, flags):
+    assert run(TINY, "--auxiliary", flags, "--save", tmp_path / "run")[0] == 0
+    assert not same_weights(plain, tmp_path / "run")
+
+
+def test_other_flags_change_nothing(run, plain, tmp_path):
+    flags = "--flip False --checkpoint_steps 1 --description digits"
+    assert run(TINY, "--auxiliary", flags, "--save", tmp_path / "run")[0] == 0
+    assert same_weights(plain, tmp_path / "run")
+    assert epochs(plain) == epochs(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ("", [0.1, 0.075, 0.025]),
+        ("--schedule linear", [0.1, 0.2 / 3, 0.1 / 3]),
+        ("--warmup_epochs 1", [0.05, 0.1, 0.05]),
+        ("--schedule linear --warmup_epochs 2", [0.1 / 3, 0.2 / 3, 0.1]),
+    ],
+)
+def test_the_learning_rate_of_each_epoch_and_the_rise_of_drop_path(run, tmp_path, monkeypatch, flags, rates):
+    step, seen = training.train_step, []
+
+    def watched(network, optimizer, *arguments, **more):
+        seen.append((optimizer.param_groups[0]["lr"], network.drop_path_prob))
+        return step(network, optimizer, *arguments, **more)
+
+    monkeypatch.setattr(training, "train_step", watched)
+    assert run(TINY, flags, "--drop_path_prob 0.6 --save", tmp_path / "run")[0] == 0
+    assert [float(row["learning_rate"]) for row in epochs(tmp_path / "run")] == pytest.approx(rates)
+    used, dropped = zip(*seen[::2], strict=True)  # two steps an epoch
+    assert used == pytest.approx(rates)
+    assert dropped == pytest.approx([0, 0.2, 0.4])
+
+
+def test_the_average_takes_up_the_weights_of_every_step(run, tmp_path, monkeypatch):
+    step, weights = training.train_step, []
+
+    def watched(network, *arguments, **more):
+        weights.append(network.classifier.weight.detach().clone())
+        return step(network, *arguments, **more)
+
+    monkeypatch.setattr(training, "train_step", watched)
+    assert run(TINY, "--ema 0.25 --save", tmp_path / "run")[0] == 0
+    state = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "train")
+    average, *later = (*weights, state["network"]["classifier.weight"])
+    for place, new in enumerate(later):
+        decay = min(0.25, (1 + place) / (10 + place))  # from the third step on it is 0.25
+        average = decay * average + (1 - decay) * new
+    assert torch.allclose(state["average"]["classifier.weight"], average, atol=1e-6)
+    assert not torch.allclose(average, weights[0], atol=1e-3)
+
+
 def test_averaged_weights_are_kept_beside_the_trained_ones(finished):
     state = checkpoint.load(finished / "checkpoint.pt", "train")
     model = checkpoint.load(finished / "model.pt", "network")["state_dict"]
@@ -119,16 +182,29 @@ def test_two_processes_and_micro_batches_follow_one_process(run, tmp_path):
     flags = f"{SMALL} --drop_path_prob 0 --batch_size 361"
     run(flags, "--save", tmp_path / "one")
     run(flags, "--micro_batches 2 --save", tmp_path / "parts")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "train.py", *flags.split(), "--save", str(tmp_path / "two")]
+    command = [*TORCHRUN, "train.py", *flags.split(), "--save", str(tmp_path / "two")]
     subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
-    one, parts, two = (rows(tmp_path / name) for name in ("one", "parts", "two"))
+    one, parts, two = (epochs(tmp_path / name) for name in ("one", "parts", "two"))
     for other in (parts, two):
         # Batch-norm sees half of the batch, so the curves are close, not equal.
         assert [row["images"] for row in other] == [row["images"] for row in one]
         losses = [float(row["loss"]) for row in one]
         assert [float(row["loss"]) for row in other] == pytest.approx(losses, rel=0.01)
         assert other != one
+
+
+def test_two_processes_stopped_in_mid_epoch_and_resumed_end_the_same_to_the_bit(program, tmp_path):
+    flags = [*TINY.split(), *RECIPE.split(), "--batch_size", "361", "--epochs", "2", "--save"]
+    code, _, err = program.run_two(*flags, tmp_path / "whole", script="train")
+    assert code == 0, err
+    code, _, _ = program.run_two(*flags, tmp_path / "run", script="train", die_at_checkpoint=8)
+    assert code == -signal.SIGKILL
+    state = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "train")
+    assert (state["epoch"], state["step"]) == (1, 2)
+    code, _, err = program.run_two("--resume", tmp_path / "run", script="train")
+    assert code == 0, err
+    assert same_weights(tmp_path / "whole", tmp_path / "run")
+    assert epochs(tmp_path / "whole") == epochs(tmp_path / "run")
 
 
 def test_validation_images_are_held_out_and_the_test_set_is_not_read(run, tmp_path, monkeypatch):
@@ -140,10 +216,10 @@ def test_validation_images_are_held_out_and_the_test_set_is_not_read(run, tmp_pa
     assert asked == ["train"]
     assert "validation: top-1 error" in out
     assert "1153 images train, 289 held out" in out
-    assert [int(row["images"]) for row in rows(tmp_path / "run")] == [1153, 1153]
+    assert [int(row["images"]) for row in epochs(tmp_path / "run")] == [1153, 1153]
     result = checkpoint.load(tmp_path / "run" / "model.pt", "network")["result"]
     assert result["validation_images"] == 289
-    assert float(rows(tmp_path / "run")[-1]["validation_error"]) == result["validation_error"]
+    assert float(epochs(tmp_path / "run")[-1]["validation_error"]) == result["validation_error"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
@@ -193,7 +269,7 @@ def test_mixed_precision_is_resumed_to_the_bit(run, tmp_path, monkeypatch, preci
     assert run(flags, "--save", tmp_path / "run")[0] == 130
     assert run("--resume", tmp_path / "run")[0] == 0
     assert same_weights(tmp_path / "whole", tmp_path / "run")
-    losses = [float(row["loss"]) for row in rows(tmp_path / "run")]
+    losses = [float(row["loss"]) for row in epochs(tmp_path / "run")]
     assert losses[1] < losses[0]
 
 
@@ -215,7 +291,7 @@ def test_epochs_for_tensorboard(run, tmp_path):
     assert run(SMALL, "--layers 1 --tensorboard --save", tmp_path / "run")[0] == 0
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     written = [scalar.value for scalar in events.Scalars("loss")]
-    assert written == pytest.approx([float(row["loss"]) for row in rows(tmp_path / "run")])
+    assert written == pytest.approx([float(row["loss"]) for row in epochs(tmp_path / "run")])
 
 
 def test_without_tensorboard_nothing_is_begun(run, tmp_path, monkeypatch):

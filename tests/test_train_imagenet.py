@@ -1,33 +1,29 @@
 """train_imagenet.py and test_imagenet.py as a user runs them, on crops of two photographs."""
 
-import csv
 import json
-import os
 import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ENVIRONMENT, ROOT, TORCHRUN, Marker, epochs
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import checkpoint
 import test_imagenet
 import train_imagenet
-from flags import parse, run_script
+from flags import parse
 
-ROOT = Path(__file__).parent.parent
 SMALL = (
     "--image_size 64 --init_channels 4 --layers 3 --batch_size 8 --epochs 2 --workers 0 --learning_rate 0.05"
 )
 SMALL += " --warmup_epochs 1 --device cpu"
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +41,6 @@ def tree(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a script in this process; returns its exit code, what it printed, and its errors."""
-
-    def start(script, *flags):
-        arguments = [
-            str(word) for flag in flags for word in (flag.split() if isinstance(flag, str) else [flag])
-        ]
-        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *arguments])
-        try:
-            run_script(script.main, script.Config)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return start
-
-
 @pytest.fixture(scope="module")
 def finished(tree, tmp_path_factory):
     """An uninterrupted run."""
@@ -74,21 +50,13 @@ def finished(tree, tmp_path_factory):
     return folder
 
 
-def rows(folder):
-    """epochs.csv without the times."""
-    with open(folder / "epochs.csv") as file:
-        return [
-            {key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)
-        ]
-
-
 def weights(folder):
     return checkpoint.load(folder / "model.pt", "network")["state_dict"]
 
 
 def test_a_run_leaves_its_epochs_and_a_checkpoint_that_describes_itself(finished):
-    assert [row["images"] for row in rows(finished)] == ["28", "28"]
-    assert [float(row["learning_rate"]) for row in rows(finished)] == [0.025, 0.05]
+    assert [row["images"] for row in epochs(finished)] == ["28", "28"]
+    assert [float(row["learning_rate"]) for row in epochs(finished)] == [0.025, 0.05]
     state = checkpoint.load(finished / "model.pt", "network")
     assert state["images"]["classes"] == ["china", "flower"]
     assert state["network"]["class"] == "NetworkImageNet"
@@ -110,7 +78,7 @@ def test_killed_in_mid_epoch_and_resumed_it_is_the_same_run(tree, tmp_path, fini
     assert (state["epoch"], state["step"]) < (1, 3)
     code, _, error = run(train_imagenet, "--resume", folder, "--workers 0")  # at once: workers may still live
     assert code == 0, error
-    assert rows(folder) == rows(finished)
+    assert epochs(folder) == epochs(finished)
     expected = weights(finished)
     for name, value in weights(folder).items():
         assert torch.equal(value, expected[name]), name
@@ -143,7 +111,7 @@ def test_stopped_between_epochs_and_resumed_it_is_the_same_run(tree, tmp_path, f
     code, out, _ = run(train_imagenet, "--resume", folder)
     assert code == 0
     assert f"went on from {folder / 'checkpoint.previous.pt'}" in out
-    assert rows(folder) == rows(finished)
+    assert epochs(folder) == epochs(finished)
     code, out, _ = run(train_imagenet, "--resume", folder)
     assert code == 0
     assert "the run is finished" in out
@@ -151,12 +119,11 @@ def test_stopped_between_epochs_and_resumed_it_is_the_same_run(tree, tmp_path, f
 
 def test_two_processes_train_and_evaluate_exactly(tree, tmp_path, run):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["train_imagenet.py", "--data", tree, "--save", folder, *SMALL.split()]
+    command = [*TORCHRUN, "train_imagenet.py", "--data", tree, "--save", folder, *SMALL.split()]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/2") == 1
-    assert [row["images"] for row in rows(folder)] == ["28", "28"]
+    assert [row["images"] for row in epochs(folder)] == ["28", "28"]
     result = checkpoint.load(folder / "model.pt", "network")["result"]
     code, _, error = run(
         test_imagenet,
@@ -250,6 +217,28 @@ def test_evaluation_repeats_the_result_and_refuses_what_does_not_fit(tree, tmp_p
     assert (code, "class 'a' is one of the folder only" in error) == (2, True)
 
 
+def test_two_processes_evaluate_what_one_does(tree, tmp_path, finished, run, program):
+    flags = [
+        "--model_path",
+        finished / "model.pt",
+        "--data",
+        tree,
+        "--workers",
+        0,
+        "--batch_size",
+        4,
+        "--json",
+    ]
+    assert run(test_imagenet, *flags, tmp_path / "one.json")[0] == 0
+    code, out, error = program.run_two(*flags, tmp_path / "two.json", script="test_imagenet")
+    assert code == 0, error
+    assert out.count("top-1 error") == 1
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    for key in ("test_images", "test_error", "test_error_top5"):
+        assert one[key] == two[key]
+    assert one["test_loss"] == pytest.approx(two["test_loss"], rel=1e-6)
+
+
 def test_bare_and_prefixed_state_dicts_are_evaluated(tree, tmp_path, finished, run):
     state = weights(finished)
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "bare.pt")
@@ -266,14 +255,6 @@ def test_bare_and_prefixed_state_dicts_are_evaluated(tree, tmp_path, finished, r
     assert f"top-1 error {result['test_error']:.2%}" in out
     code, _, error = run(test_imagenet, *common, "--init_channels 5 --layers 3")
     assert (code, "belong to another network" in error) == (2, True)
-
-
-class Marker:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def test_files_that_are_no_checkpoints_are_refused_and_never_run(tree, tmp_path, run):

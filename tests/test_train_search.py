@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -16,16 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, Program, one_line, results
+from conftest import ENVIRONMENT, ROOT, TINY, TORCHRUN, Program, one_line, results, rows
+from test_test import script as test_script
+from test_visualize import Page
 
 import checkpoint
 import genotypes
+import train
+import train_search
+import visualize
+from flags import parse
 from model import NetworkCIFAR
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -74,8 +74,37 @@ def test_the_winner_is_the_best_finalist_and_loads(finished_run: Path) -> None:
     network = NetworkCIFAR(4, 10, 3, False, cell, in_channels=1, image_size=8)
     network.load_state_dict(state["state_dict"])
     assert state["result"]["validation_loss"] == losses[0]
-    assert 0 <= state["result"]["test_error"] <= 1
     assert state["result"]["test_images"] == 355
+
+
+def test_the_next_steps_take_the_winner(run, finished_run: Path, tmp_path: Path) -> None:
+    code, _, err = run(
+        test_script, "--model_path", finished_run / "model.pt", "--json", tmp_path / "tested.json"
+    )
+    assert code == 0, err
+    tested = json.loads((tmp_path / "tested.json").read_text())
+    result = checkpoint.load(finished_run / "model.pt", "network")["result"]
+    assert tested["test_error"] == result["test_error"]
+    assert tested["test_loss"] == pytest.approx(result["test_loss"], rel=1e-5)
+    flags = "--set digits --init_channels 2 --layers 1 --batch_size 721 --epochs 1 --device cpu"
+    code, _, err = run(train, flags, "--arch", finished_run, "--save", tmp_path / "trained")
+    assert code == 0, err
+    trained = checkpoint.load(tmp_path / "trained" / "model.pt", "network")["network"]
+    assert genotypes.from_dict(trained["genotype"]) == genotypes.lookup(finished_run)
+
+
+def test_the_report_shows_the_finalists_and_every_plot(finished_run: Path) -> None:
+    page = Page(finished_run / "report.html")
+    titles = "The winner|Finalists|Course of the search|Operations in the population|Predictor|Settings"
+    assert re.findall(r"<h2>(.*?)</h2>", page.source) == titles.split("|")
+    plots = ("losses", "diversity", "normal-counts", "reduce-counts", "decisions", "calibration")
+    assert all(f'id="{plot}-' in page.source for plot in plots)
+    assert page.source.count("<svg") == 2 + len(plots)
+    winner, *others = rows(finished_run / "finalists.csv")
+    for row in (winner, *others):
+        assert f"{row['origin']}{float(row['loss']):.4g}{float(row['error']):.2%}" in page.text
+    assert f"winner's test error{float(winner['test_error']):.2%}" in page.text
+    assert winner["genotype"] in page.text
 
 
 def test_the_same_command_gives_the_same_bytes_and_another_seed_others(
@@ -201,25 +230,24 @@ def test_a_winner_without_a_report_is_completed(program: Program, finished_run: 
 # ---- processes and switches
 
 
-@pytest.mark.parametrize("pairs_per_sync", [1, 2])
-def test_two_processes_find_what_one_finds(program: Program, finished_run: Path, pairs_per_sync: int) -> None:
-    flags = ["--pairs_per_sync", str(pairs_per_sync)]
-    alone = finished_run
-    if pairs_per_sync > 1:
-        program.search(*flags, "--save", "alone2")
-        alone = program.folder / "alone2"
-    run = program.folder / f"two{pairs_per_sync}"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    outcome = subprocess.run(
-        [*torchrun, str(ROOT / "train_search.py"), *TINY, *flags, "--save", str(run)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
+def test_two_processes_find_what_one_finds(program: Program, finished_run: Path) -> None:
+    run = program.folder / "two"
+    command = [*TORCHRUN, ROOT / "train_search.py", *TINY, "--save", run]
+    outcome = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=150)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
-    assert results(run) == results(alone)
+    assert results(run) == results(finished_run)
     assert outcome.stdout.count("winner: ") == 1
+
+
+def test_begun_alone_two_processes_find_what_one_finds(program: Program) -> None:
+    flags = [*TINY, "--pairs_per_sync", "2", "--save"]
+    code, _, err = program.run(*flags, "alone")
+    assert code == 0, err
+    assert program.start(*flags, "begun", die_at_checkpoint=2).wait()[0] == -signal.SIGKILL
+    code, out, err = program.run_two("--resume", "begun")
+    assert code == 0, err
+    assert out.count("winner: ") == 1
+    assert results(program.folder / "begun") == results(program.folder / "alone")
 
 
 def test_switches_make_other_searches(program: Program, finished_run: Path) -> None:
@@ -237,6 +265,90 @@ def test_switches_make_other_searches(program: Program, finished_run: Path) -> N
     first, second = ([row for row in history if row["generation"] == g] for g in "01")
     fast = {row[f"genotype_{row['winner']}"] for row in first}
     assert fast <= {row[f"genotype_{side}"] for row in second for side in "ab"}, "fast learners stay"
+
+
+SMALLEST = [
+    *("--set", "digits", "--images", "40", "--pop_size", "4", "--generations", "2", "--finalists", "2"),
+    *("--init_channels", "2", "--layers", "1", "--batch_size", "10", "--final_epochs", "1", "--no_screen"),
+    *("--max_parameters", "9", "--full_channels", "2", "--full_layers", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory):
+    """history.csv and finalists.csv of the smallest search with these flags; no report is drawn."""
+
+    def start(*flags: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        run = tmp_path_factory.mktemp("smallest") / "run"
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(visualize, "write_report", lambda _: None)
+            train_search.main(parse(train_search.Config, [*SMALLEST, "--save", str(run), *flags]))
+        return rows(run / "history.csv"), rows(run / "finalists.csv")
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def plain(search):
+    return search()
+
+
+@pytest.mark.parametrize(
+    ("flags", "first"),  # and the first generation that they change
+    [
+        ("--train_portion 0.75", 0),
+        ("--no_cutout", 0),
+        ("--learning_rate 0.05", 0),
+        ("--momentum 0.5", 0),
+        ("--weight_decay 0.01", 0),
+        ("--grad_clip 0.1", 0),
+        ("--recalibrate 1", 0),
+        ("--precision bfloat16", 0),
+        ("--learning_rate_min 0.05", 1),
+        ("--drop_path_prob 0.9", 1),
+        ("--screen", 1),
+    ],
+)
+def test_a_flag_changes_the_search(search, plain, flags: str, first: int) -> None:
+    both = zip(search(*flags.split())[0], plain[0], strict=True)
+    assert min(int(row["generation"]) for row, changed in both if row != changed) == first
+
+
+@pytest.mark.parametrize(
+    "flags", ["--final_learning_rate 0.1", "--no_rank", "--full_channels 3", "--full_layers 2"]
+)
+def test_a_flag_changes_the_finals_alone(search, plain, flags: str) -> None:
+    history, finalists = search(*flags.split())
+    assert history == plain[0]
+    assert finalists != plain[1]
+
+
+def test_distinct_inputs_hold_in_every_cell(search, plain) -> None:
+    def repeats(tables: tuple[list[dict[str, str]], ...]) -> int:
+        """How many nodes have the same input twice."""
+        texts = [
+            value for table in tables for row in table for name, value in row.items() if "genotype" in name
+        ]
+        cells = [genotypes.from_json(text) for text in texts]
+        inputs = [source for cell in cells for _, source in cell.normal + cell.reduce]
+        return sum(first == second for first, second in zip(inputs[::2], inputs[1::2], strict=True))
+
+    assert repeats(plain) > 0
+    assert repeats(search("--distinct_inputs")) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        ("--no_decide", "use_decide", False),
+        ("--audit_share 0.5", "audit_share", 0.5),
+    ],
+)
+def test_flags_that_need_a_sure_predictor_reach_it(flags: str, name: str, value: object) -> None:
+    def made(*flags: str):
+        return train_search.make_search(parse(train_search.Config, flags), None)
+
+    assert getattr(made(*flags.split()), name) == value != getattr(made(), name)
 
 
 def test_limits_hold_for_every_cell_that_trains(program: Program) -> None:

@@ -162,6 +162,37 @@ def test_evaluation_is_by_image_in_order_and_builds_no_graph() -> None:
     assert result.error == 1 - result.correct.double().mean().item()
 
 
+class Given(nn.Module):
+    """Its logits are the images: (N, classes) -> (N, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return x, None
+
+
+def test_errors_are_counted_in_the_best_and_the_best_five() -> None:
+    logits = torch.tensor([6.0, 5, 4, 3, 2, 1, 0]).repeat(7, 1)  # the label's place: first, ..., seventh
+    batches = [(logits[:4], torch.tensor([0, 1, 2, 3])), (logits[4:], torch.tensor([4, 5, 6]))]
+    total = math.log(sum(math.exp(logit) for logit in range(7)))
+    sums = training.count_errors(Given(), batches)
+    assert sums.dtype == torch.float64
+    assert sums.tolist() == pytest.approx([7 * total - 21, 6, 2, 7], rel=1e-6)
+    errors = training.Errors.of(sums)
+    assert (errors.error, errors.error_top5, errors.images) == (6 / 7, 2 / 7, 7)
+    assert errors.loss == pytest.approx(total - 3, rel=1e-6)
+
+
+def test_with_few_classes_every_label_is_among_the_best_five() -> None:
+    logits = torch.tensor([[0.0, 2, 1], [2, 0, 1], [1, 2, 0]])
+    loss, *counts = training.count_errors(Given(), [(logits, torch.tensor([1, 1, 0]))]).tolist()
+    assert counts == [2, 0, 3]
+    total = math.log(1 + math.e + math.e**2)
+    assert loss == pytest.approx(3 * total - (2 + 0 + 1), rel=1e-6)
+
+
 def test_recalibration_is_the_plain_average_whatever_was_there() -> None:
     network = Linear()
     network.norm.running_mean.fill_(100.0)

@@ -13,23 +13,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import ROOT, random_cell
 
 import genotypes
 import plots
 import report
 import visualize
-from genotypes import PRIMITIVES, Genotype
+from genotypes import PRIMITIVES
 
 DOT = shutil.which("dot")
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def random_cell(rng: np.random.Generator) -> Genotype:
-    edges = [
-        tuple((PRIMITIVES[rng.integers(7)], int(rng.integers(place // 2 + 2))) for place in range(8))
-        for _ in range(2)
-    ]
-    return Genotype(edges[0], (2, 3, 4, 5), edges[1], (2, 3, 4, 5))
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
@@ -70,7 +62,6 @@ def summary(rng: np.random.Generator, generation: int, rows: list[dict]) -> dict
     finite = losses[np.isfinite(losses)]
     audits = [row for row in rows if row["decided_by"] == "audit"]
     right = [(row["probability"] > 0.5) == (row["winner"] == "a") for row in audits]
-    predictor = any(row["probability"] != "" for row in rows)
     weights = np.exp(generation / 15 * np.linspace(-1, 1, 7))
     counts = {
         f"{cell}_{name}": count
@@ -82,13 +73,11 @@ def summary(rng: np.random.Generator, generation: int, rows: list[dict]) -> dict
         "diversity": 0.9 * np.exp(-generation / 20),
         "trained": 2 * len([row for row in rows if row["decided_by"] != "predictor"]),
         "comparisons": len(rows),
-        "predicted_share": len([r for r in rows if r["decided_by"] == "predictor"]) / len(rows)
-        if predictor
-        else "",
-        "audits": len(audits) if predictor else "",
+        "predicted_share": len([row for row in rows if row["decided_by"] == "predictor"]) / len(rows),
+        "audits": len(audits),
         "audit_accuracy": np.mean(right) if audits else "",
-        "mean_loss": finite.mean() if len(finite) else "nan",
-        "best_loss": finite.min() if len(finite) else "nan",
+        "mean_loss": finite.mean() if len(finite) else "",
+        "best_loss": finite.min() if len(finite) else "",
         "learning_rate": 0.1,
         "drop_path_prob": 0.0,
         **counts,
@@ -116,11 +105,12 @@ def make_run(
             {
                 "rank": rank,
                 "genotype": genotypes.to_json(random_cell(rng)),
-                "origin": "predictor" if rank < 4 else "best trained",
+                "origin": "trained" if rank != 3 else "last population",
                 "loss": 0.2 + 0.01 * rank,
                 "error": 0.04125 + rank / 100,
-                "difference": "" if rank == 1 else 0.01,
-                "standard_error": "" if rank == 1 else 0.004,
+                "difference": 0.01 * (rank - 1),
+                "standard_error": 0.0 if rank == 1 else 0.004,
+                "test_error": 0.0625 if rank == 1 else "",
                 "parameters": 391_234 + rank,
                 "multiply_adds": 57_123_456,
                 "winner": int(rank == 1),
@@ -300,8 +290,18 @@ def test_report_of_a_finished_run(finished_run: Path) -> None:
     identifiers = re.findall(r'\bid="([^"]+)"', page.source)
     assert len(identifiers) == len(set(identifiers))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page.source)) <= set(identifiers)
-    for text in ("The winner", "Finalists", "1 ★", "5.12%", "391,235", "57.1 M", "best trained", "slow_fast"):
+    for text in (
+        "The winner",
+        "Finalists",
+        "1 ★",
+        "5.12%",
+        "391,235",
+        "57.1 M",
+        "last population",
+        "slow_fast",
+    ):
         assert text in page.text
+    assert "winner's test error6.25%" in page.text
     winner = json.loads((finished_run / "genotype.json").read_text())
     drawn = page.text[page.text.index("Normal cell") : page.text.index("Genotype")]
     assert all(operation in drawn for operation, _ in winner["normal"] + winner["reduce"])
