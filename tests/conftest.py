@@ -201,6 +201,12 @@ def finished_run(program: Program) -> Path:
     return program.folder / "finished"
 
 
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """What a test draws from torch's global generator does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple]:
     """Run a script in this process; its exit code, what it printed, and its errors."""

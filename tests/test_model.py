@@ -272,7 +272,7 @@ def test_drop_path_spares_identities_and_evaluation():
     network = NetworkCIFAR(4, 10, 3, False, genotypes.lookup("RelativeNAS"))
     network.eval()
     plain = network(images)[0]
-    network.drop_path_prob = 0.9
+    network.drop_path_prob = 0.5  # with 0.9, all paths may be dropped twice
     assert torch.equal(plain, network(images)[0])
     assert not torch.allclose(network.train()(images)[0], network.train()(images)[0])
     network.drop_path_prob = 1.0
