@@ -65,11 +65,14 @@ def in_processes(
             found.append(results.get(timeout=0.2))
         except queue.Empty:
             if any(worker.exitcode for worker in workers):
-                for worker in workers:  # the others would wait for the one that failed
-                    worker.terminate()
-                raise RuntimeError("a process of the benchmark failed") from None
+                break
+    if len(found) < processes:
+        for worker in workers:  # the others would wait for the one that failed
+            worker.terminate()
     for worker in workers:
         worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise RuntimeError("a process of the benchmark failed")
     rates = {name: sum(one[0][name] for one in found) for name in found[0][0]}
     for name in rates:
         if name.endswith(CPU):
