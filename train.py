@@ -1,4 +1,4 @@
-"""Train a full-size network from scratch on small images.
+"""Train a full-size network on small images.
 
     python train.py --auxiliary --cutout                                   # CIFAR-10 on one GPU, as published
     python train.py --set digits --init_channels 8 --layers 5 --epochs 20  # minutes on a CPU
@@ -64,6 +64,8 @@ class Config:
     """of the auxiliary head's loss"""
     drop_path_prob: float = 0.3
     """share of dropped paths that the last epoch comes to"""
+    weights: str | None = None
+    """checkpoint of the same network to start from; a classifier for other classes starts anew"""
 
     # --- recipe
     epochs: int = 600
@@ -270,12 +272,11 @@ def steps(run: TrainingRun, config: Config, images: Images, precision: str, netw
 
 def measure(run: TrainingRun, config: Config, images: Images, precision: str) -> training.Errors:
     """What the weights that will be kept get wrong on the held-out or the test images."""
-    network = run.network if run.average is None else run.average
     shard = (distributed.rank(), distributed.world_size())
     batches = data.batches(
         images.measured, config.batch_size, images.statistics, channels_last=config.channels_last, shard=shard
     )
-    return training.measure(network, batches, precision)
+    return training.measure(run.kept, batches, precision)
 
 
 def finish(run: TrainingRun, config: Config, images: Images, precision: str) -> None:

@@ -55,6 +55,8 @@ class Config:
     """train with an auxiliary head"""
     auxiliary_weight: float = 0.4
     """of the auxiliary head's loss"""
+    weights: str | None = None
+    """checkpoint of the same network to start from; a classifier for other classes starts anew"""
 
     # --- recipe
     epochs: int = 250

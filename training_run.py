@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,8 @@ import distributed
 import genotypes
 import training
 from flags import PLACES
-from model import Network, count
+from inference import check_flags
+from model import Network, count, load_network_state
 from run_folder import RunFolder
 from utils import write_atomically
 
@@ -53,11 +56,17 @@ class TrainingRun:
     seconds: float = 0.0  # spent in this epoch
     rows: list[dict[str, Any]] = field(default_factory=list)  # of epochs.csv
     average: Network | None = None  # the network with averaged weights, where they are kept
+    origin: dict[str, Any] | None = None  # what is known of the file that --weights names
     saved: int = 0  # `steps` of the checkpoint
     finite: int = 0  # `steps` when the loss was last seen to be finite
 
     def __post_init__(self) -> None:
         self.genotype = genotypes.to_dict(self.network.genotype)
+
+    @property
+    def kept(self) -> Network:
+        """The network that is measured and written: the one with averaged weights, where they are kept."""
+        return self.network if self.average is None else self.average
 
     def _parts(self) -> dict[str, Any]:
         """What is saved through state_dict and load_state_dict."""
@@ -66,10 +75,12 @@ class TrainingRun:
 
     def start(self, config: Any) -> logging.Logger:
         """Take up the run that `config.resume` names, or make its folder; returns the log, which is begun."""
-        problem = None
-        if config.resume:
-            problem = self.take_up()
-        else:
+        problem = self.take_up() if config.resume else None
+        if config.weights is not None and not self.saved:  # a checkpoint has what became of them
+            self.origin = load_weights(self.network, config)
+            if self.average is not None:
+                self.average.load_state_dict(self.network.state_dict())
+        if not config.resume:
             self.folder.create(config)
         log = self.folder.start_log()
         if problem:
@@ -103,6 +114,7 @@ class TrainingRun:
         if distributed.is_main():
             state = {name: getattr(self, name) for name in FACTS + PROGRESS}
             state |= {name: part.state_dict() for name, part in self._parts().items()}
+            state["origin"] = self.origin
             older = self.steps > self.saved
             checkpoint.save(self.folder.checkpoint, state | {"sums": list(sums)}, keep_previous=older)
         self.saved = self.steps
@@ -131,6 +143,7 @@ class TrainingRun:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{path}: does not fit the settings of its run ({reason} ...)") from None
+        self.origin = state.get("origin")  # runs begun before --weights existed have none
         self.saved = self.finite = self.steps
         if problem:
             self.folder.fall_back()
@@ -188,6 +201,38 @@ class TrainingRun:
         return words
 
 
+def load_weights(network: Network, config: Any) -> dict[str, Any]:
+    """Give `network` the weights in the file `config.weights`, of the same network; what is known of them.
+
+    Classifiers for another number of classes, and an auxiliary head that the file lacks, stay as they were
+    drawn. Returns the file's SHA-256 and, of a checkpoint that describes itself, its recipe, result and own
+    origin. ValueError where the file does not fit.
+    """
+    path = config.weights
+    state = checkpoint.load(path)
+    described = state.get("kind") == "network"
+    weights = state.get("state_dict", state)
+    try:
+        if described:
+            facts = state["network"]
+            check_flags(config, facts | {"genotype": genotypes.from_dict(facts["genotype"])})
+        given = {name.removeprefix("module."): value for name, value in weights.items()}
+        anew: tuple[str, ...] = ("classifier.", "auxiliary_head.classifier.")
+        if len(given.get("classifier.bias", ())) == network.num_classes:
+            anew = ()
+        if not any(name.startswith("auxiliary_head.") for name in given):
+            anew += ("auxiliary_head.",)
+        drawn = {name: value for name, value in network.state_dict().items() if name.startswith(anew)}
+        known = {name: state[name] for name in ("recipe", "result", "origin") if described and name in state}
+        json.dumps(known, allow_nan=False)  # it will stand on the card
+        load_network_state(network, given | drawn)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--weights {path}: {error}") from None
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"--weights {path}: no checkpoint of a network ({error})") from None
+    return {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} | known
+
+
 @torch.no_grad()
 def average_weights(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Move `average` towards `network` by 1 - decay; batch-norm's running statistics, too.
@@ -226,10 +271,11 @@ def write_model(
     """
     if not all(math.isfinite(value) for name, value in result.items() if name.endswith("_loss")):
         raise run.diverged("loss of the trained network is not finite")
-    network = run.network if run.average is None else run.average
     recipe = dataclasses.asdict(config)
-    state = checkpoint.describe_network(network, images=images, recipe=recipe, result=result)
-    parameters, multiply_adds = count(network)
+    state = checkpoint.describe_network(run.kept, images=images, recipe=recipe, result=result)
+    if run.origin is not None:
+        state["origin"] = run.origin
+    parameters, multiply_adds = count(run.kept)
     card = {name: value for name, value in state.items() if name != "state_dict"}
     card |= {
         "parameters": parameters,

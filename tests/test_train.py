@@ -22,6 +22,7 @@ import training
 import training_run
 from flags import parse, run_script
 
+SHIPPED = ROOT / "trained_model" / "digits_model.pt"
 SMALL = "--set digits --init_channels 4 --layers 3 --device cpu --batch_size 360 --epochs 2"
 
 
@@ -176,6 +177,41 @@ def test_averaged_weights_are_kept_beside_the_trained_ones(finished):
     key = "classifier.weight"
     assert torch.equal(model[key], state["average"][key])
     assert not torch.equal(model[key], state["network"][key])
+
+
+def test_training_starts_from_the_weights_of_a_file(run, plain, tmp_path, monkeypatch):
+    step, seen = training.train_step, []
+
+    def watched(network, *arguments, **more):
+        seen.append({name: value.clone() for name, value in network.state_dict().items()})
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return step(network, *arguments, **more)
+
+    start = tmp_path / "start.pt"
+    shutil.copy(plain / "model.pt", start)
+    flags = f"{TINY} --auxiliary --epochs 1 --ema 0.9 --checkpoint_steps 1 --weights {start} --save"
+    assert run(flags, tmp_path / "whole")[0] == 0
+    monkeypatch.setattr(training, "train_step", watched)
+    assert run(flags, tmp_path / "run")[0] == 130
+    monkeypatch.undo()
+    origin = checkpoint.load(start, "network")
+    for name, value in origin["state_dict"].items():
+        assert torch.equal(seen[0][name], value), name
+    moved, trained = (
+        checkpoint.load(tmp_path / "run" / "checkpoint.pt")[key] for key in ("average", "network")
+    )
+    key = "classifier.weight"  # of the first step the average takes 9/10
+    first = origin["state_dict"][key]
+    assert torch.allclose(moved[key], 0.1 * first + 0.9 * trained[key], atol=1e-6)
+
+    start.unlink()  # a run that has a checkpoint does not need it
+    assert run("--resume", tmp_path / "run")[0] == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "run")
+    known = checkpoint.load(tmp_path / "run" / "model.pt", "network")["origin"]
+    assert known["recipe"] == origin["recipe"]
+    assert known["result"] == origin["result"]
+    assert json.loads((tmp_path / "run" / "card.json").read_text())["origin"] == known
 
 
 def test_two_processes_and_micro_batches_follow_one_process(run, tmp_path):
@@ -394,6 +430,11 @@ def test_another_number_of_processes_is_said(run, unfinished):
         ("--init_channels 1000000000", ["--init_channels 1000000000", "at most 1024"]),
         ("--precision int8", ["--precision"]),
         ("--learning_rate nan", ["--learning_rate nan"]),
+        ("--weights /nowhere/model.pt", ["/nowhere/model.pt: no such checkpoint"]),
+        (
+            f"--weights {SHIPPED}",
+            [f"--weights {SHIPPED}", "--init_channels 4: the network in the file has 16"],
+        ),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, flags, words):
@@ -405,8 +446,8 @@ def test_what_a_user_gets_wrong_is_one_line_and_writes_nothing(run, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flag", ["--save", "--resume"])
-def test_an_empty_folder_name_starts_nothing(run, tmp_path, monkeypatch, flag):
+@pytest.mark.parametrize("flag", ["--save", "--resume", "--weights"])
+def test_an_empty_name_starts_nothing(run, tmp_path, monkeypatch, flag):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", *SMALL.split(), flag, ""])
     with pytest.raises(SystemExit) as stop:

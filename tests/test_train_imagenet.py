@@ -54,6 +54,15 @@ def weights(folder):
     return checkpoint.load(folder / "model.pt", "network")["state_dict"]
 
 
+def test_training_goes_on_from_the_weights_of_a_file(run, tree, finished, tmp_path):
+    flags = f"{SMALL} --epochs 1 --warmup_epochs 0 --learning_rate 1e-30 --weights {finished / 'model.pt'}"
+    assert run(train_imagenet, "--data", tree, flags, "--save", tmp_path / "run")[0] == 0
+    before, after = weights(finished), weights(tmp_path / "run")
+    assert all(torch.equal(before[name], value) for name, value in after.items() if ".weight" in name)
+    state = checkpoint.load(tmp_path / "run" / "model.pt", "network")
+    assert state["origin"]["result"] == checkpoint.load(finished / "model.pt", "network")["result"]
+
+
 def test_a_run_leaves_its_epochs_and_a_checkpoint_that_describes_itself(finished):
     assert [row["images"] for row in epochs(finished)] == ["28", "28"]
     assert [float(row["learning_rate"]) for row in epochs(finished)] == [0.025, 0.05]

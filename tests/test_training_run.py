@@ -1,10 +1,16 @@
-"""training_run.py: the average of the weights."""
+"""training_run.py: the average of the weights, and the weights that a training starts from."""
+
+import hashlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from training_run import average_weights
+import checkpoint
+import genotypes
+from model import NetworkCIFAR
+from training_run import average_weights, load_weights
 
 
 @pytest.mark.parametrize(
@@ -25,3 +31,79 @@ def test_the_average_moves_more_in_the_first_steps(decay, step, kept):
         assert found[name].tolist() == pytest.approx(expected, rel=1e-6), name
     assert found["num_batches_tracked"] == 7
     assert {name: network.state_dict()[name].tolist() for name in new} == new
+
+
+def network(classes=3, auxiliary=False, seed=0, channels=2):
+    torch.manual_seed(seed)
+    return NetworkCIFAR(channels, classes, 2, auxiliary, genotypes.lookup("RelativeNAS"), 1, 8)
+
+
+def config(path, **more):
+    return SimpleNamespace(**{"weights": path, "arch": "RelativeNAS", "init_channels": 2, "layers": 2} | more)
+
+
+def of_network(network):
+    return checkpoint.describe_network(
+        network, images={"set": "digits"}, recipe={"epochs": 3}, result={"test_error": 0.5}
+    )
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize(
+    ("classes", "auxiliary", "own_auxiliary", "anew"),
+    [
+        (3, False, False, ()),
+        (3, True, True, ()),
+        (3, True, False, ()),
+        (3, False, True, ("auxiliary_head.",)),
+        (5, False, False, ("classifier.",)),
+        (5, True, True, ("classifier.", "auxiliary_head.classifier.")),
+    ],
+)
+def test_weights_to_start_from(tmp_path, published, classes, auxiliary, own_auxiliary, anew):
+    trained, own = network(classes, auxiliary, seed=1), network(3, own_auxiliary)
+    for module in (trained, own):  # what would be ones and zeros in both
+        for value in module.state_dict().values():
+            if value.is_floating_point():
+                value += torch.rand_like(value)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    source, path = trained.state_dict(), tmp_path / "model.pt"
+    bare = {f"module.{name}": value for name, value in source.items()}
+    checkpoint.save(path, bare if published else of_network(trained) | {"origin": {"sha256": "f"}})
+    known = load_weights(own, config(path))
+    for name, value in own.state_dict().items():
+        wanted, other = (before, source) if name.startswith(anew) else (source, before)
+        assert torch.equal(value, wanted[name]), name
+        if value.is_floating_point() and name in other and value.shape == other[name].shape:
+            assert not torch.equal(value, other[name]), name
+    digest = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    more = {"recipe": {"epochs": 3}, "result": {"test_error": 0.5}, "origin": {"sha256": "f"}}
+    assert known == (digest if published else digest | more)
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "words"),
+    [
+        (of_network(network()), {"arch": "DARTS_V2"}, "--arch DARTS_V2: the network in the file has another"),
+        (of_network(network()), {"layers": 3}, "--layers 3: the network in the file has 2"),
+        (of_network(network()), {"init_channels": 4}, "--init_channels 4: the network in the file has 2"),
+        (network(channels=4).state_dict(), {}, "another network: stem.0.weight has shape (12, 1, 3, 3)"),
+        (
+            {"kind": "train", "epoch": 3},
+            {},
+            "the weights belong to another network: stem.0.weight is missing",
+        ),
+        ({"state_dict": 3}, {}, "no checkpoint of a network"),
+        ({"classifier.bias": 3}, {}, "no checkpoint of a network"),
+        (of_network(network()) | {"result": torch.ones(1)}, {}, "no checkpoint of a network"),
+        ({"kind": "network", "state_dict": {}}, {}, "no checkpoint of a network ('network')"),
+    ],
+)
+def test_weights_of_something_else_are_refused_and_change_nothing(tmp_path, content, flags, words):
+    own = network()
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    checkpoint.save(tmp_path / "model.pt", content)
+    with pytest.raises(ValueError, match=r"^--weights ") as error:
+        load_weights(own, config(tmp_path / "model.pt", **flags))
+    assert words in str(error.value)
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
