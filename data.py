@@ -190,14 +190,12 @@ def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tup
     and float masks (n, H, 1) and (n, 1, W * C), whose product is 1 on the pixels to cut out.
     """
     _, H, W, C = images.shape
-    uniforms = uniforms.to(images.device, non_blocking=True)
     flips = uniforms[:, 2] < (0.5 if augmentation.flip else 0.0)
+    uniforms = uniforms.to(images.device, non_blocking=True)
     images = _flip_and_crop(images, flips, uniforms[:, :2], augmentation.crop_padding)
-    low = (
-        uniforms[:, 3:] * torch.tensor([H, W], device=images.device)
-    ).long() - augmentation.cutout_length // 2
-    rows = torch.arange(H, device=images.device) - low[:, :1]  # (n, H)
-    columns = torch.arange(W, device=images.device) - low[:, 1:]  # (n, W)
+    y, x = ((uniforms[:, 3 + i] * size).long()[:, None] for i, size in enumerate((H, W)))  # (n, 1)
+    rows = torch.arange(H, device=images.device) - (y - augmentation.cutout_length // 2)  # (n, H)
+    columns = torch.arange(W, device=images.device) - (x - augmentation.cutout_length // 2)  # (n, W)
     inside = [((x >= 0) & (x < augmentation.cutout_length)).float() for x in (rows, columns)]
     return images, inside[0][:, :, None], inside[1].repeat_interleave(C, dim=1)[:, None, :]
 
@@ -205,16 +203,19 @@ def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tup
 def _flip_and_crop(images: Tensor, flips: Tensor, uniforms: Tensor, padding: int) -> Tensor:
     """Mirror the images (n, H, W, C) where `flips` (n,) says so, then shift them by up to `padding` pixels.
 
+    `flips` is on the CPU, where their places are known without waiting for a GPU.
+
     A row of the result is a run of W * C bytes of a black-framed image or its mirror image, so everything is
     one gather of such runs. On the CPU that is far faster than to gather pixels or to write mirrored images
     back.
     """
     n, H, W, C = images.shape
-    mirrored = images.index_select(0, flips.nonzero()[:, 0]).flip(2)
+    places, source = flips.nonzero()[:, 0], torch.where(flips, n - 1 + flips.cumsum(0), torch.arange(n))
+    places, source = (x.to(images.device, non_blocking=True) for x in (places, source))
+    mirrored = images.index_select(0, places).flip(2)
     framed = images.new_zeros(n + len(mirrored), H + 2 * padding, W + 2 * padding, C)
     framed[:n, padding : padding + H, padding : padding + W] = images
     framed[n:, padding : padding + H, padding : padding + W] = mirrored
-    source = torch.where(flips, n - 1 + flips.cumsum(0), torch.arange(n, device=images.device))
     corner = (uniforms * (2 * padding + 1)).long()  # (n, 2)
     line = (source * framed.shape[1] + corner[:, 0])[:, None] + torch.arange(
         H, device=images.device
@@ -226,8 +227,11 @@ def _flip_and_crop(images: Tensor, flips: Tensor, uniforms: Tensor, padding: int
 
 def normalise(images: Tensor, statistics: Statistics) -> Tensor:
     """uint8 images (N, C, H, W) as float32 with zero mean and unit deviation, in channels_last memory."""
+    return _normalise(images, *_scale_and_shift(statistics, images.shape[3], images.device))
+
+
+def _normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     n, C, H, W = images.shape
-    scale, shift = _scale_and_shift(statistics, W, images.device)
     rows = images.permute(0, 2, 3, 1).contiguous().view(n, H, W * C).float()
     return torch.addcmul(shift, rows, scale).view(n, H, W, C).permute(0, 3, 1, 2)
 
@@ -327,7 +331,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
         self.labels, self.classes = listing.labels, listing.classes
         names = "\n".join("/".join(path.rsplit(os.sep, 2)[-2:]) for path in listing.paths)
         self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()  # wherever the folder lies
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self._image_size = seed, 0, image_size
         steps: list[Any] = [v2.Resize(image_size * 8 // 7), v2.CenterCrop(image_size)]
         if training:
             jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
@@ -377,7 +381,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             batch_sampler=[
                 order[start + rank : min(start + batch_size, len(self)) : processes].tolist()
                 for start in range(first * batch_size, len(self), batch_size)
-                if len(self) - start >= (2 * processes if shuffled else rank + 1)
+                if len(self) - start >= (2 * processes if shuffled else rank + 1) and rank < batch_size
             ],
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -385,12 +389,19 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             pin_memory=device.type == "cuda",
             generator=generator,  # else it draws from the global one
         )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            images, labels = (x.to(device, non_blocking=True) for x in batch)
-            images = normalise(images.permute(0, 3, 1, 2), IMAGENET_STATISTICS)
-            yield images if channels_last else images.contiguous(), labels
+        scale_and_shift = _scale_and_shift(IMAGENET_STATISTICS, self._image_size, device)
+        try:
+            for batch in loader:
+                if isinstance(batch, str):
+                    raise ValueError(batch)
+                images, labels = (x.to(device, non_blocking=True) for x in batch)
+                images = _normalise(images.permute(0, 3, 1, 2), *scale_and_shift)
+                yield images if channels_last else images.contiguous(), labels
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            reason = str(error).split(". ")[0]
+            raise ValueError(f"--workers {workers}: {reason}; fewer workers need less memory") from None
 
 
 def _as_it_is(batch: Any) -> Any:

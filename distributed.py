@@ -21,13 +21,13 @@ from torch import Tensor
 def init(device: str = "auto") -> torch.device:
     """Join the processes that torchrun started (none: run alone) and return this process's device.
 
-    `device` is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". SIGTERM, which torchrun
-    sends to stop its processes, then stops the program as Ctrl-C does.
+    `device` is "auto" (CUDA where there is one), "cpu", "cuda" or, for one process alone, "cuda:N". SIGTERM,
+    which torchrun sends to stop its processes, then stops the program as Ctrl-C does.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _die_with_torchrun()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+    if re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", device) is None:
         raise ValueError(f"--device {device!r}: allowed are auto, cpu, cuda and cuda:N")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,6 +35,8 @@ def init(device: str = "auto") -> torch.device:
         raise ValueError(f"--device {device}: PyTorch sees no CUDA device here; allowed: auto, cpu")
     chosen = torch.device(f"cuda:{local_rank}" if device == "cuda" else device)
     if chosen.type == "cuda":
+        if device != "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"--device {device}: is one GPU; several processes need one each: --device cuda")
         if (chosen.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"--device {chosen}: this machine has {torch.cuda.device_count()} CUDA devices")
         torch.cuda.set_device(chosen)

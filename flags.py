@@ -56,6 +56,10 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
     except MemoryError as error:
         fail(f"not enough memory: {error}")
     except RuntimeError as error:  # PyTorch's lack of memory is one, on the CPU as on a GPU
+        import distributed  # not above: it needs torch, which takes seconds to import
+
+        if distributed.stopped(error):
+            fail("stopped", code=130)
         if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
         fail(f"not enough memory: {str(error).splitlines()[0]}")
@@ -63,7 +67,7 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
         fail("stopped", code=130)
 
 
-def leave_torchrun() -> None:
+def leave_torchrun(code: int = 0) -> None:
     """End a process that torchrun started here and now; all others end as usual.
 
     Threads of PyTorch that want the interpreter while it ends abort the process ("terminate called without
@@ -72,7 +76,7 @@ def leave_torchrun() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -84,10 +88,12 @@ def fail(message: str, code: int = 2) -> NoReturn:
             # torchrun stops all processes when one ends: the first one must have the time to say why.
             time.sleep(10 if code == 2 else 1)
         except KeyboardInterrupt:
-            sys.exit(code)
+            line = ""
         if code != 2:
-            sys.exit(code)
-    print(line, file=sys.stderr)
+            line = ""
+    if line:
+        print(line, file=sys.stderr)
+    leave_torchrun(code)
     sys.exit(code)
 
 

@@ -121,8 +121,10 @@ def main(config: Config) -> None:
     size = count(trained.network)
     network = fold_batch_norm(trained.network) if config.fold else trained.network.eval()
     if config.export:
-        difference = export_onnx(network, config.export)
-        print(f"wrote {config.export}; its logits differ from PyTorch's by at most {difference:.1e}")
+        if distributed.is_main():
+            difference = export_onnx(network, config.export)
+            print(f"wrote {config.export}; its logits differ from PyTorch's by at most {difference:.1e}")
+        distributed.close()
         return
     network.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
     network.to(device)

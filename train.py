@@ -166,7 +166,7 @@ def main(config: Config) -> None:
         sums=torch.zeros(3, dtype=torch.float64, device=device),
         average=copy.deepcopy(network) if config.ema else None,
     )
-    log = run.start(config)
+    log = run.start(config, images.train.classes)
     parameters, multiply_adds = count(network)
     part = "held out" if config.validate else "test"
     log.info(
@@ -177,6 +177,7 @@ def main(config: Config) -> None:
     try:
         train(run, config, images, precision)
         finish(run, config, images, precision)
+        distributed.close()
     except (KeyboardInterrupt, RuntimeError) as error:
         if not distributed.stopped(error):
             raise
@@ -184,7 +185,6 @@ def main(config: Config) -> None:
         log.info(f"stopped; go on with: train.py --resume {run.folder.path}")
         raise KeyboardInterrupt from None
     finally:
-        distributed.close()
         run.folder.unlock()
 
 

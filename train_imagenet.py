@@ -137,7 +137,7 @@ def main(config: Config) -> None:
         scaler=training.grad_scaler(device, precision),
         sums=torch.zeros(3, dtype=torch.float64, device=device),
     )
-    log = run.start(config)
+    log = run.start(config, images.classes)
     parameters, multiply_adds = count(network)
     log.info(
         f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
@@ -147,6 +147,7 @@ def main(config: Config) -> None:
     try:
         train(run, config, images, precision)
         finish(run, config, validation, precision)
+        distributed.close()
     except (KeyboardInterrupt, RuntimeError) as error:
         if not distributed.stopped(error):
             raise
@@ -154,7 +155,6 @@ def main(config: Config) -> None:
         log.info(f"stopped; go on with: train_imagenet.py --resume {run.folder.path}")
         raise KeyboardInterrupt from None
     finally:
-        distributed.close()
         run.folder.unlock()
 
 

@@ -193,6 +193,7 @@ def main(config: Config) -> None:
         if not (config.resume and finished_before(run)):
             search_cells(run)
             finish(run, test)
+        distributed.close()
     except (KeyboardInterrupt, RuntimeError) as error:
         if not distributed.stopped(error):
             raise
@@ -200,7 +201,6 @@ def main(config: Config) -> None:
         log.info(f"stopped; go on with: train_search.py --resume {folder.path}")
         raise KeyboardInterrupt from None
     finally:
-        distributed.close()
         folder.unlock()
 
 

@@ -156,7 +156,7 @@ def train_step(
         logits, loss, total = _losses(outputs, y, auxiliary_weight, label_smoothing, "sum")
         scaler.scale(total / images).backward()
         wrong = (logits.argmax(1) != y).sum()
-        sums += torch.stack([loss.detach().double(), wrong.double(), sums.new_tensor(len(y))])
+        sums += torch.stack([loss.detach().double(), wrong.double(), sums.new_full((), len(y))])
     distributed.sum_gradients(network.parameters())
     _step(network, optimizer, scaler, grad_clip)
     return sums

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,15 @@ class TrainingRun:
         parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.average is None else parts | {"average": self.average}
 
-    def start(self, config: Any) -> logging.Logger:
-        """Take up the run that `config.resume` names, or make its folder; returns the log, which is begun."""
+    def start(self, config: Any, classes: Sequence[str]) -> logging.Logger:
+        """Take up the run that `config.resume` names, or make its folder; returns the log, which is begun.
+
+        `classes` are the names of the images' classes, by label.
+        """
         problem = self.take_up() if config.resume else None
-        if config.weights is not None and not self.saved:  # a checkpoint has what became of them
-            self.origin = load_weights(self.network, config)
+        first = config.weights is not None and self.origin is None  # else the checkpoint has them
+        if first:
+            self.origin = load_weights(self.network, config, classes)
             if self.average is not None:
                 self.average.load_state_dict(self.network.state_dict())
         if not config.resume:
@@ -85,6 +89,10 @@ class TrainingRun:
         log = self.folder.start_log()
         if problem:
             log.warning(problem)
+        if first and self.origin is not None:
+            anew = ", ".join(self.origin["drawn_anew"])
+            log.info(f"weights from {config.weights}" + (f"; drawn anew: {anew}" if anew else ""))
+            self.save()  # from here on the run does not need the file
         return log
 
     def totals(self) -> tuple[float, float, int]:
@@ -164,19 +172,25 @@ class TrainingRun:
 
         `network` is this run's network, or that network compiled.
         """
-        self.sums += training.train_step(
-            network,
-            self.optimizer,
-            inputs,
-            labels,
-            images=images,
-            scaler=self.scaler,
-            precision=precision,
-            grad_clip=config.grad_clip,
-            auxiliary_weight=config.auxiliary_weight,
-            label_smoothing=config.label_smoothing,
-            micro_batches=config.micro_batches,
-        )
+        try:
+            self.sums += training.train_step(
+                network,
+                self.optimizer,
+                inputs,
+                labels,
+                images=images,
+                scaler=self.scaler,
+                precision=precision,
+                grad_clip=config.grad_clip,
+                auxiliary_weight=config.auxiliary_weight,
+                label_smoothing=config.label_smoothing,
+                micro_batches=config.micro_batches,
+            )
+        except RuntimeError as error:
+            if not config.compile or not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+                raise
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"--compile: the network cannot be compiled here ({reason} ...)") from None
         if self.average is not None:
             average_weights(self.average, self.network, config.ema, self.steps)
         self.step, self.steps = self.step + 1, self.steps + 1
@@ -201,36 +215,44 @@ class TrainingRun:
         return words
 
 
-def load_weights(network: Network, config: Any) -> dict[str, Any]:
+def load_weights(network: Network, config: Any, classes: Sequence[str]) -> dict[str, Any]:
     """Give `network` the weights in the file `config.weights`, of the same network; what is known of them.
 
-    Classifiers for another number of classes, and an auxiliary head that the file lacks, stay as they were
-    drawn. Returns the file's SHA-256 and, of a checkpoint that describes itself, its recipe, result and own
-    origin. ValueError where the file does not fit.
+    Classifiers of other classes, and an auxiliary head that the file lacks, stay as they were drawn: the
+    entry "drawn_anew" names them. The others are the file's SHA-256 and, of a checkpoint that describes
+    itself, its recipe, result and own origin. ValueError where the file does not fit.
     """
     path = config.weights
     state = checkpoint.load(path)
-    described = state.get("kind") == "network"
-    weights = state.get("state_dict", state)
+    if state.get("kind", "network") != "network":
+        raise ValueError(f"--weights {path}: how far a run is; needed is the model.pt of a finished run")
+    described = "kind" in state
     try:
+        given = {name.removeprefix("module."): x for name, x in state.get("state_dict", state).items()}
         if described:
             facts = state["network"]
             check_flags(config, facts | {"genotype": genotypes.from_dict(facts["genotype"])})
-        given = {name.removeprefix("module."): value for name, value in weights.items()}
-        anew: tuple[str, ...] = ("classifier.", "auxiliary_head.classifier.")
-        if len(given.get("classifier.bias", ())) == network.num_classes:
-            anew = ()
+            if facts["class"] != type(network).__name__:
+                raise ValueError(f"holds a {facts['class']}, which the other training script trains")
+            same_classes = state["images"]["classes"] == list(classes)
+        else:
+            same_classes = len(given["classifier.bias"]) == len(classes)
+        anew = [] if same_classes else ["classifier", "auxiliary_head.classifier"]
         if not any(name.startswith("auxiliary_head.") for name in given):
-            anew += ("auxiliary_head.",)
-        drawn = {name: value for name, value in network.state_dict().items() if name.startswith(anew)}
+            anew = [*anew, "auxiliary_head"]
+        own = network.state_dict()
+        drawn = {name: part for name in own for part in anew if name.startswith(f"{part}.")}
         known = {name: state[name] for name in ("recipe", "result", "origin") if described and name in state}
         json.dumps(known, allow_nan=False)  # it will stand on the card
-        load_network_state(network, given | drawn)
+        load_network_state(network, given | {name: own[name] for name in drawn})
+        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+            raise ValueError("its weights are not finite numbers")
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"--weights {path}: {error}") from None
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"--weights {path}: no checkpoint of a network ({error})") from None
-    return {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} | known
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return {"sha256": digest, "drawn_anew": sorted(set(drawn.values()))} | known
 
 
 @torch.no_grad()
@@ -293,7 +315,7 @@ def command(program: str, config: Any) -> str:
     """The command line that makes `config`: the flags that differ from their defaults."""
     words = [f"python {program}"]
     if distributed.world_size() > 1:
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
         nodes = f"--nnodes {distributed.world_size() // here} " if distributed.world_size() > here else ""
         words = [f"torchrun {nodes}--nproc_per_node {here} {program}"]
     for entry in dataclasses.fields(config):

@@ -41,7 +41,7 @@ SERVER = """
 import json, os, resource, signal, sys, traceback
 import sklearn.datasets, torch._dynamo
 import matplotlib.figure, matplotlib.backends.backend_svg
-import flags, test_imagenet, train, train_search
+import flags, test_imagenet, train, train_imagenet, train_search
 
 def die_in_checkpoint(number):
     # When the checkpoint of this number lies in a temporary file, not yet renamed.
@@ -141,10 +141,8 @@ class Program:
     def run(self, *flags: object, largest_file: int = 0) -> tuple[int, str, str]:
         return self.start(*flags, largest_file=largest_file).wait()
 
-    def run_two(
-        self, *flags: object, script: str = "train_search", die_at_checkpoint: int = 0
-    ) -> tuple[int, str, str]:
-        """Run it in two processes, as torchrun does; what the first one leaves."""
+    def start_two(self, *flags: object, script: str, die_at_checkpoint: int = 0) -> tuple[Started, Started]:
+        """Start it in two processes, as torchrun does."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
@@ -157,6 +155,13 @@ class Program:
             )
             for rank in "01"
         )
+        return first, second
+
+    def run_two(
+        self, *flags: object, script: str = "train_search", die_at_checkpoint: int = 0
+    ) -> tuple[int, str, str]:
+        """Run it in two processes; what the first one leaves."""
+        first, second = self.start_two(*flags, script=script, die_at_checkpoint=die_at_checkpoint)
         code, out, err = first.wait()
         if code != 0:
             second.send(signal.SIGKILL)

@@ -97,6 +97,20 @@ def test_a_script_fails_in_one_line(
     assert lines[0].startswith("script.py: ")
 
 
+def test_a_lost_process_is_no_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: Config) -> None:
+        raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    monkeypatch.setattr("distributed.world_size", lambda: 2)
+    with pytest.raises(SystemExit) as stop:
+        flags.run_script(main, Config)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "script.py: stopped\n"
+
+
 @pytest.mark.parametrize("defect", [KeyError("ours"), RuntimeError("shapes differ")])
 def test_a_defect_of_ours_is_not_hidden(defect: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def main(config: Config) -> None:

@@ -1,5 +1,8 @@
 """Class folders of large images: the order of an epoch, what each image gets, and what is refused."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +75,8 @@ def test_evaluation_counts_every_image_once_whatever_the_processes(tree):
     labels = torch.cat([y for share in shares for _, y in share])
     assert labels.bincount().tolist() == [10, 11]
     assert [len(share) for share in shares] == [2, 1, 1]
+    shares = [epoch(images, shuffled=False, batch_size=2, shard=(rank, 3)) for rank in range(3)]
+    assert [sum(len(y) for _, y in share) for share in shares] == [11, 10, 0]
 
 
 def test_evaluation_is_the_middle_of_the_scaled_image(tmp_path):
@@ -110,6 +115,13 @@ def test_an_unreadable_image_is_one_line_that_names_it(tree, tmp_path, workers):
     (tmp_path / "china" / "03.jpg").write_bytes((tree / "china" / "03.jpg").read_bytes()[:300])
     with pytest.raises(ValueError, match=r"03\.jpg cannot be read as an image") as caught:
         epoch(data.LargeImages(tmp_path, 16, training=True), workers=workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_is_killed_is_one_line(tree, monkeypatch):
+    monkeypatch.setattr(data.LargeImages, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ValueError, match=r"^--workers 1: DataLoader worker ") as caught:
+        epoch(data.LargeImages(tree, 16, training=True), workers=1)
     assert "\n" not in str(caught.value)
 
 

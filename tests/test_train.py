@@ -191,7 +191,9 @@ def test_training_starts_from_the_weights_of_a_file(run, plain, tmp_path, monkey
     start = tmp_path / "start.pt"
     shutil.copy(plain / "model.pt", start)
     flags = f"{TINY} --auxiliary --epochs 1 --ema 0.9 --checkpoint_steps 1 --weights {start} --save"
-    assert run(flags, tmp_path / "whole")[0] == 0
+    code, out, _ = run(flags, tmp_path / "whole")
+    assert code == 0
+    assert f"weights from {start}\n" in out
     monkeypatch.setattr(training, "train_step", watched)
     assert run(flags, tmp_path / "run")[0] == 130
     monkeypatch.undo()
@@ -205,7 +207,10 @@ def test_training_starts_from_the_weights_of_a_file(run, plain, tmp_path, monkey
     first = origin["state_dict"][key]
     assert torch.allclose(moved[key], 0.1 * first + 0.9 * trained[key], atol=1e-6)
 
-    start.unlink()  # a run that has a checkpoint does not need it
+    checkpoint_at_start = tmp_path / "run" / "checkpoint.previous.pt"
+    assert checkpoint.load(checkpoint_at_start)["steps"] == 0
+    checkpoint_at_start.replace(tmp_path / "run" / "checkpoint.pt")  # as if killed before the first step
+    start.unlink()  # the run does not need it any more
     assert run("--resume", tmp_path / "run")[0] == 0
     assert same_weights(tmp_path / "whole", tmp_path / "run")
     known = checkpoint.load(tmp_path / "run" / "model.pt", "network")["origin"]
@@ -318,6 +323,20 @@ def test_a_compiled_network_leaves_plain_names(run, tmp_path, monkeypatch):
     one, two = (checkpoint.load(tmp_path / name / "model.pt")["state_dict"] for name in ("compiled", "plain"))
     assert one.keys() == two.keys()
     assert torch.allclose(one["classifier.weight"], two["classifier.weight"], atol=1e-4)
+
+
+def test_a_network_that_cannot_be_compiled_is_one_line(run, tmp_path, monkeypatch):
+    compiled = torch.compile
+
+    def no_compiler(graph, inputs):
+        raise OSError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda network: compiled(network, backend=no_compiler))
+    code, _, err = run(SMALL, "--layers 1 --epochs 1 --compile --save", tmp_path / "run")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "--compile: the network cannot be compiled here" in err
+    assert "no C++ compiler" in err
 
 
 def test_epochs_for_tensorboard(run, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,6 +247,27 @@ def test_two_processes_evaluate_what_one_does(tree, tmp_path, finished, run, pro
     for key in ("test_images", "test_error", "test_error_top5"):
         assert one[key] == two[key]
     assert one["test_loss"] == pytest.approx(two["test_loss"], rel=1e-6)
+
+
+def test_an_image_that_only_the_second_process_reads_is_named(tree, tmp_path, finished, program):
+    shutil.copytree(tree, tmp_path / "tree")
+    broken = sorted((tmp_path / "tree" / "val" / "china").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:300])
+    common = ["--data", tmp_path / "tree", "--workers", 0]
+    training = [*common, *SMALL.replace("--epochs 2 --workers 0", "--epochs 1").split(), "--warmup_epochs", 0]
+    pairs = [
+        program.start_two(*common, "--model_path", finished / "model.pt", script="test_imagenet"),
+        program.start_two(*training, "--save", tmp_path / "run", script="train_imagenet"),
+    ]
+    for first, second in pairs:
+        code, _, error = second.wait()
+        assert code == 2
+        assert error.count("\n") == 1
+        assert f"{broken} cannot be read as an image" in error
+        code, out, error = first.wait()  # torchrun stops it, or it misses the other one
+        assert code == 130
+        assert "Traceback" not in out + error
+    assert not (tmp_path / "run" / "model.pt").exists()
 
 
 def test_bare_and_prefixed_state_dicts_are_evaluated(tree, tmp_path, finished, run):
