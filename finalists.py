@@ -90,9 +90,12 @@ def record_winner(run: Run) -> None:
     """Record the winner under `--record`, if it is not, and say how to go on."""
     name = run.config.record
     if name and not is_recorded(run):
-        genotypes.record(name, genotypes.lookup(run.folder.path))
+        genotypes.record(name, genotypes.lookup(run.folder.path / "genotype.json"))
         run.folder.log.info(f"recorded in genotypes.py as {name}")
-    run.folder.log.info(f"go on with: train.py --arch {name or run.folder.path}")
+    place = run.folder.path
+    if str(place) in genotypes.names():
+        place = place / "genotype.json"
+    run.folder.log.info(f"go on with: train.py --arch {name or place}")
 
 
 def is_recorded(run: Run) -> bool:

@@ -48,6 +48,8 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
 def run_script(main: Callable[[Any], None], config: type) -> None:
     """Parse the flags, call `main(config)`; what a user can cause becomes one line and exit code 2."""
     parsed: Any = parse(config)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed
     try:
         main(parsed)
         leave_torchrun()

@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES: tuple[str, ...] = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
 FASHION_CLASSES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # What Pillow raises for files that are cut off or are no images, depending on their format.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+UNREADABLE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError)
+UNREADABLE += (struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class Arrays(NamedTuple):
@@ -101,6 +103,10 @@ def fashion_mnist(folder: Path, part: str) -> Arrays:
         _download("FashionMNIST", folder, missing, advice)
         found = _find(places, names)
     images, labels = (_read_idx(path, dimensions) for path, dimensions in zip(found, (3, 1), strict=True))
+    if images.shape[1:] != (28, 28):
+        raise ValueError(
+            f"{found[0]} has images of {images.shape[1]}x{images.shape[2]}, not 28x28: get it again"
+        )
     if len(images) != len(labels):
         raise ValueError(f"{found[0]} has {len(images)} images, but {found[1].name} has {len(labels)} labels")
     _check_labels(labels, len(FASHION_CLASSES), found[1])
@@ -307,7 +313,7 @@ def _read_cache(cache: Path, fingerprint: str, part: str) -> Arrays | None:
             return Arrays(
                 stored[f"{part}_images"], stored[f"{part}_labels"], tuple(stored["classes"].tolist())
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
 
@@ -383,7 +389,9 @@ def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.ui
     file that cannot be read.
     """
     image = open_image(path)
-    image = ImageOps.exif_transpose(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    with contextlib.suppress(*UNREADABLE), warnings.catch_warnings(action="ignore"):
+        image = ImageOps.exif_transpose(image)  # left as it is where the EXIF data are damaged
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     array = np.asarray(image, dtype=np.uint8)
@@ -402,5 +410,5 @@ def open_image(path: str | Path) -> Image.Image:
             file.load()
         # Pillow warns of a palette with transparency that becomes colours without it in one step.
         return file.convert("RGBA") if file.mode == "P" and "transparency" in file.info else file
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error

@@ -71,8 +71,12 @@ class WeightSet:
         Stem, preprocessing and classifier are the fast candidate's (arXiv 2009.06193).
         """
         if slow is not None:
-            self.tensors.update({key: tensor for key, tensor in slow.items() if SHARED.match(key)})
-        self.tensors.update(fast)
+            self.tensors.update(self._here({key: x for key, x in slow.items() if SHARED.match(key)}))
+        self.tensors.update(self._here(fast))
+
+    def _here(self, weights: Mapping[str, Tensor]) -> Weights:
+        """The tensors on the set's device; those from a checkpoint are on the CPU."""
+        return {key: tensor.to(self.device) for key, tensor in weights.items()}
 
     def state_dict(self) -> Weights:
         return dict(self.tensors)

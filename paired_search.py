@@ -255,9 +255,9 @@ class PairedSearch:
             losses = (0.0, 1.0) if a_wins else (1.0, 0.0)
         else:
             losses = self._learn(comparison, outcome)
-        self._note(comparison, outcome, losses)
         members = self.population.ask()[comparison.pair]
         fast = self.population.tell(comparison.pair, *losses)
+        self._note(comparison, outcome, fast == members[0])
         self.pair += 1
         if self.pair == self.pop_size // 2:
             self.last_summary = self._summarise()
@@ -289,10 +289,10 @@ class PairedSearch:
             difference = -worst if math.isfinite(outcome.loss_a) else worst
             self.predictor.add(comparison.a, comparison.b, difference, 0.5 * worst, level)
 
-    def _note(self, comparison: Comparison, outcome: Outcome | None, losses: tuple[float, float]) -> None:
+    def _note(self, comparison: Comparison, outcome: Outcome | None, a_won: bool) -> None:
         entry = {"trained": float(outcome is not None), "audit": float(comparison.decided_by == "audit")}
         if comparison.decided_by == "audit" and comparison.probability is not None:
-            entry["right"] = float((comparison.probability >= 0.5) == (losses[0] <= losses[1]))
+            entry["right"] = float((comparison.probability >= 0.5) == a_won)
         if outcome is not None:
             entry["loss_a"], entry["loss_b"] = outcome.loss_a, outcome.loss_b
         self.log.append(entry)

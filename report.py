@@ -43,14 +43,21 @@ class Run:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a search has written a table into this folder."""
-    return any((folder / f"{table}.csv").is_file() for table in ("history", "generations"))
+    """Whether this is the folder of a search, were it only just begun."""
+    if any((folder / f"{table}.csv").is_file() for table in ("history", "generations")):
+        return True
+    try:
+        return "pop_size" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def read_run(folder: Path) -> Run:
     """Read a run, finished or not. ValueError names the file that is missing, damaged or no search's."""
     if not is_run(folder):
-        raise ValueError(f"{folder}: no run of a search: neither history.csv nor generations.csv is there")
+        raise ValueError(
+            f"{folder}: no run of a search: no history.csv, generations.csv or config.json of one is there"
+        )
     run = Run(folder)
     for table, columns in TABLES.items():
         rows, cut = _read_table(folder / f"{table}.csv", columns)
@@ -64,8 +71,9 @@ def read_run(folder: Path) -> Run:
             raise ValueError(f"{settings}: no valid JSON ({error})") from None
         if not isinstance(run.config, dict):
             raise ValueError(f"{settings}: not an object of settings")
-    run.finished = (folder / "genotype.json").is_file()
-    run.cell = genotypes.lookup(folder) if run.finished else _leader(run.history)
+    winner = folder / "genotype.json"  # the file, as a folder may have the name of a cell
+    run.finished = winner.is_file()
+    run.cell = genotypes.lookup(winner) if run.finished else _leader(run.history)
     return run
 
 

@@ -146,7 +146,7 @@ class RunFolder:
         self.log.propagate = False
         self.log.handlers = [logging.NullHandler()]
         if distributed.is_main():
-            to_file = _LogFile(self.path / LOG)
+            to_file = _LogFile(self.path / LOG, encoding="utf-8", errors="backslashreplace")
             to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
             to_screen = _Screen(sys.stdout)
             self.log.handlers = [to_file, to_screen]

@@ -157,13 +157,16 @@ def take_up(run: Run) -> str | None:
         raise ValueError(f"{path}: the checkpoint of a run with other settings than {run.folder.path}'s")
     if state["images"] != run.task.fingerprint:
         raise ValueError(f"--resume {run.folder.path}: --data holds other images than the run began with")
-    run.search.load_state_dict(_arrays(state["search"]))
-    run.weight_set.load_state_dict(state["weights"])
-    run.record.history = state["history"]
-    run.record.generations = state["generations"]
-    run.record.finalists = [
-        Finalist(from_json(cell), Trained(*trained)) for cell, *trained in state["finalists"]
-    ]
+    try:
+        run.search.load_state_dict(_arrays(state["search"]))
+        run.weight_set.load_state_dict(state["weights"])
+        run.record.history = state["history"]
+        run.record.generations = state["generations"]
+        run.record.finalists = [
+            Finalist(from_json(cell), Trained(*trained)) for cell, *trained in state["finalists"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no checkpoint of this version ({error!r})") from None
     write_tables(run)
     if problem:
         run.folder.fall_back()

@@ -47,9 +47,7 @@ class SlowFast:
         self.space, self.pop_size, self.seed = space, pop_size, seed
         self.maximum_velocity, self.mixed_pairs = maximum_velocity, mixed_pairs
         self.generation = 0
-        self.positions = np.stack(
-            [self.start(member, 0) for member in range(pop_size)]
-        )  # (members, dimensions)
+        self.positions = np.stack([self.start(member) for member in range(pop_size)])  # (members, dimensions)
         self.velocities = np.zeros_like(self.positions)
         # Where each member moved from, at what velocity, towards what: enough to draw the move again.
         self.origins = self.positions.copy()
@@ -59,9 +57,9 @@ class SlowFast:
         self.told = np.zeros(pop_size // 2, dtype=bool)
         self.order = self._pairing()  # members, two by two
 
-    def start(self, member: int, attempt: int) -> Reals:
-        """A uniformly random vector for a new member; each attempt gives another one."""
-        return self.space.sample(generator(self.seed, START, member, attempt))
+    def start(self, member: int) -> Reals:
+        """A uniformly random vector for a new member."""
+        return self.space.sample(generator(self.seed, START, member, 0))
 
     def ask(self) -> list[tuple[int, int]]:
         """The pairs of this generation, as member numbers; together all members, each once."""

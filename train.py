@@ -63,7 +63,7 @@ class Config:
     auxiliary_weight: float = 0.4
     """of the auxiliary head's loss"""
     drop_path_prob: float = 0.3
-    """share of dropped paths that the last epoch comes to"""
+    """share of dropped paths; rises from 0 towards this over the epochs"""
     weights: str | None = None
     """checkpoint of the same network to start from; a classifier for other classes starts anew"""
 
@@ -123,7 +123,7 @@ class Config:
         check_range(self, "image_size", data.SMALLEST_IMAGE)
         check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)
         check_range(self, "seed", 0, 2**63 - 1)
-        check_range(self, "learning_rate grad_clip", 0, open_low=True)
+        check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "drop_path_prob validate", 0, 0.99)
         check_range(self, "ema", 0, 0.999999)
@@ -146,9 +146,9 @@ class Images(NamedTuple):
 
 
 def main(config: Config) -> None:
-    device = distributed.init(config.device)
     if config.resume:
         config = resume(config, free=("data", "device", "checkpoint_steps", "tensorboard"))
+    device = distributed.init(config.device)
     torch.set_num_threads(config.threads)
     images = load(config, device)
     network = build(config, images.train, device)

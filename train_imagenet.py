@@ -107,7 +107,7 @@ class Config:
         check_range(self, "image_size", data.SMALLEST_IMAGE)
         check_range(self, "workers warmup_epochs weight_decay auxiliary_weight", 0)
         check_range(self, "seed", 0, 2**63 - 1)
-        check_range(self, "learning_rate grad_clip", 0, open_low=True)
+        check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
         check_arch(self)
         check_save(self)
@@ -118,9 +118,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    device = distributed.init(config.device)
     if config.resume:
         config = resume(config, free=("data", "device", "workers", "checkpoint_steps"))
+    device = distributed.init(config.device)
     torch.set_num_threads(config.threads)
     images, validation = load(config)
     network = build(config, len(images.classes), device)

@@ -84,7 +84,7 @@ class Config:
     learning_rate: float = 0.1
     """in the first generation"""
     learning_rate_min: float = 0.001
-    """in the last generation, after a cosine"""
+    """what a cosine over the generations comes down to"""
     momentum: float = 0.9
     """of SGD"""
     weight_decay: float = 3e-4
@@ -92,9 +92,9 @@ class Config:
     grad_clip: float = 5.0
     """largest norm of the gradient"""
     drop_path_prob: float = 0.3
-    """share of dropped paths that the last generation comes to"""
+    """share of dropped paths; rises from 0 towards this over the generations"""
     recalibrate: int = 0
-    """batches that re-estimate batch-norm before a comparison"""
+    """batches that re-estimate batch-norm before a comparison, with paths dropped as in training"""
 
     # --- winner
     finalists: int = 4
@@ -141,7 +141,7 @@ class Config:
         check_range(self, "images", 4)
         check_range(self, "image_size", 8, 1024)
         check_range(self, "seed recalibrate", 0, 2**63 - 1)
-        check_range(self, "learning_rate final_learning_rate grad_clip", 0, open_low=True)
+        check_range(self, "learning_rate final_learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "max_parameters max_multiply_adds", 0, open_low=True)
         check_range(self, "learning_rate_min momentum weight_decay audit_share", 0, 1)
         check_range(self, "drop_path_prob", 0, 0.99)
@@ -164,16 +164,17 @@ class Config:
 
 
 def main(config: Config) -> None:
-    device = distributed.init(config.device)
     if config.resume:
         config = resume(config, FREE)
+    device = distributed.init(config.device)
     torch.set_num_threads(config.threads)
-    # One thread, or the predictor's sums would depend on the number of processes.
-    threadpoolctl.threadpool_limits(1, "blas")
     task, test = load_task(config, device)
     weight_set = task.weight_set(config.init_channels, config.layers, "weight set")
     full_size = task.full_size(config.full_channels, config.full_layers)
     search = make_search(config, full_size)
+    # One thread, or the predictor's sums would depend on the number of processes. Not before the predictor is
+    # made: only libraries that are loaded are limited, and it loads SciPy.
+    threadpoolctl.threadpool_limits(1, "blas")
     folder = RunFolder(config.resume or config.save or new_name(config.set))
     run = Run(config, task, search, weight_set, full_size, folder, Record())
     problem = take_up(run) if config.resume else None

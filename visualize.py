@@ -185,8 +185,12 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
     cells = {}
     if run.cell is not None:
         cells = {cell: render(cell_source(run.cell, cell)).decode() for cell in CELLS}
+    try:
+        page = report.page(run, cells) + f"<!-- {MARK} -->\n"
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{run_folder}: its tables hold numbers that no search writes ({error})") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    utils.write_atomically(path, report.page(run, cells) + f"<!-- {MARK} -->\n")
+    utils.write_atomically(path, page.encode(errors="backslashreplace"))
     return path
 
 

@@ -73,6 +73,9 @@ def test_damaged_fashion_mnist_files_are_named(tmp_path, offline):
     write_idx(path, np.zeros((3, 28, 28), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"has 3 images, but .* has 7 labels"):
         data.load("fashion_mnist", tmp_path)
+    write_idx(path, np.zeros((7, 28, 27), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"has images of 28x27, not 28x28: get it again"):
+        data.load("fashion_mnist", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
@@ -198,7 +201,9 @@ def test_the_second_load_comes_from_the_cache(tmp_path, monkeypatch, capsys):
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "rewritten", "touched", "new class", "damaged cache"])
+@pytest.mark.parametrize(
+    "change", ["added", "removed", "rewritten", "touched", "new class", "cut cache", "damaged cache"]
+)
 def test_the_cache_notices_every_change(tmp_path, capsys, change):
     write_tree(tmp_path)
     data.load("folder", tmp_path)
@@ -218,7 +223,11 @@ def test_the_cache_notices_every_change(tmp_path, capsys, change):
             Image.new("RGB", (8, 8)).save(tmp_path / part / "ant" / "0.png")
     else:
         cache = tmp_path / image_files.CACHE_FOLDER / "original.npz"
-        cache.write_bytes(cache.read_bytes()[:-200])
+        content = cache.read_bytes()
+        entry = content.index(b"PK\x01\x02")  # of the archive's directory; its compression method
+        method = entry + 10
+        damaged = content[:method] + b"\x63" + content[method + 1 :]
+        cache.write_bytes(content[:-200] if change == "cut cache" else damaged)
     found = data.load("folder", tmp_path)
     assert "decoding" in capsys.readouterr().out
     assert len(found) == {"added": 7, "removed": 5, "new class": 7}.get(change, 6)
@@ -292,6 +301,20 @@ def test_photographs_are_turned_upright(tmp_path):
     image.save(tmp_path / "train" / "bird" / "000.png", exif=exif)
     found = data.load("folder", tmp_path).images[0, 0]
     assert found[-1].float().mean() > 200 > 50 > found[0].float().mean()
+
+
+@pytest.mark.parametrize("damage", ["text", "short"])
+def test_damaged_exif_data_leave_the_photograph_as_it_is(tmp_path, recwarn, damage):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    whole = exif.tobytes()
+    image = Image.new("RGB", (8, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 2))
+    damaged = {"text": b"Exif\0\0nonsense", "short": whole[:12]}[damage]
+    image.save(tmp_path / "image.jpg", exif=damaged, quality=100)
+    found = image_files.read_image(tmp_path / "image.jpg")
+    assert found[0].mean() > 200 > 50 > found[-1].mean()
+    assert not recwarn.list
 
 
 def test_class_folders_alone_give_every_fifth_image_as_test(tmp_path, capsys):

@@ -140,6 +140,15 @@ def test_absorb_is_the_published_rule() -> None:
     assert all(taken.values())
 
 
+def test_weights_from_elsewhere_come_to_the_device_of_the_set() -> None:
+    here = small_set()
+    weights = here.weights(here.network(DARTS))
+    there = WeightSet(C=4, num_classes=10, layers=3, in_channels=1, image_size=8, seed=0, device="meta")
+    there.absorb(weights, weights)
+    assert {tensor.device.type for tensor in there.tensors.values()} == {"meta"}
+    assert there.tensors.keys() == weights.keys()
+
+
 def test_shared_parts_of_the_slow_one_are_not_taken_even_where_the_fast_one_lacks_them() -> None:
     weight_set = small_set()
     fast, slow = (weight_set.weights(weight_set.network(random_cell(seed))) for seed in (1, 2))

@@ -174,6 +174,24 @@ def test_sure_pairs_are_decided_without_training_and_some_are_audited():
     assert np.mean(right) > 0.8
 
 
+def test_an_audit_is_right_where_the_expected_loser_diverges():
+    expected = {"rank": False, "screen": False, "confidence": 0.8, "audit_share": 0.5}
+    search = PairedSearch(space=SPACE, pop_size=10, generations=12, seed=0, **expected)
+    seen = 0
+    while group := search.ask():
+        for comparison in group:
+            told = outcome(comparison)
+            if comparison.decided_by == "audit":
+                seen += 1
+                a_wins = comparison.probability >= 0.5
+                losses = (1.0, math.nan) if a_wins else (math.nan, 1.0)
+                told = Outcome(*losses, math.nan, math.nan)
+            search.tell(comparison, told)
+        if search.last_summary.get("audits"):
+            assert search.last_summary["audit_accuracy"] == 1.0
+    assert seen
+
+
 def test_equal_architectures_are_a_tie_that_costs_no_training_unless_published():
     lone = ChoiceSpace([1, 1])
     ours = play(PairedSearch(space=lone, pop_size=4, generations=2), judge=lambda _: 1.0)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import shlex
 import shutil
 import signal
@@ -449,6 +450,7 @@ def test_another_number_of_processes_is_said(run, unfinished):
         ("--init_channels 1000000000", ["--init_channels 1000000000", "at most 1024"]),
         ("--precision int8", ["--precision"]),
         ("--learning_rate nan", ["--learning_rate nan"]),
+        ("--learning_rate 1e39", ["--learning_rate 1e+39", "at most 1e+38"]),
         ("--weights /nowhere/model.pt", ["/nowhere/model.pt: no such checkpoint"]),
         (
             f"--weights {SHIPPED}",
@@ -473,6 +475,21 @@ def test_an_empty_name_starts_nothing(run, tmp_path, monkeypatch, flag):
         run_script(train.main, train.Config)
     assert stop.value.code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_stays_on_its_device(run, unfinished, monkeypatch):
+    init, asked = train.distributed.init, []
+    monkeypatch.setattr(train.distributed, "init", lambda device: asked.append(device) or init(device))
+    assert run("--resume", unfinished)[0] == 0
+    assert asked == ["cpu"]
+
+
+def test_any_name_of_a_folder_can_be_logged(run, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    code, out, err = run(SMALL, "--epochs 1 --save", folder)
+    assert (code, err) == (0, "")
+    for text in (out, (folder / "log.txt").read_text()):
+        assert r"caf\udce9/model.pt" in text
 
 
 def test_a_finished_run_is_not_repeated_and_others_are_refused(run, finished):

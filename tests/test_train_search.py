@@ -116,11 +116,35 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(
     assert results(program.folder / "seed1")[0] != results(finished_run)[0]
 
 
+def test_the_predictor_has_one_thread_whatever_is_set(tmp_path: Path) -> None:
+    """NumPy's and SciPy's linear algebra alike: their sums depend on the number of threads."""
+    code = """
+import sys, threadpoolctl, flags, train_search
+def show(run):
+    pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    print(len(pools), {pool["num_threads"] for pool in pools})
+train_search.search_cells, train_search.finish = show, lambda *_: None
+flags.run_script(train_search.main, train_search.Config)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    outcome = subprocess.run(
+        [sys.executable, "-c", code, *TINY, "--save", str(tmp_path / "run")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    pools, threads = outcome.stdout.splitlines()[-1].split(maxsplit=1)
+    assert int(pools) >= 2, "NumPy and SciPy bring their own"
+    assert threads == "{1}"
+
+
 def test_the_script_itself_runs(program: Program, finished_run: Path, tmp_path: Path) -> None:
     """In a copy of the repository, as --record writes there."""
     for module in ROOT.glob("*.py"):
         shutil.copy(module, tmp_path)
-    flags = [*TINY, "--generations", "1", "--save", "run", "--record", "Found"]
+    # The folder has the name of a cell, which is not the one that is recorded.
+    flags = [*TINY, "--generations", "1", "--save", "DARTS", "--record", "Found"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def python(*arguments: str) -> subprocess.CompletedProcess:
@@ -131,10 +155,10 @@ def test_the_script_itself_runs(program: Program, finished_run: Path, tmp_path: 
     assert outcome.returncode == 0, outcome.stderr
     assert "recorded in genotypes.py as Found" in outcome.stdout
     found = python("-c", "import genotypes; print(genotypes.to_json(genotypes.Found))")
-    assert found.stdout == (tmp_path / "run" / "genotype.json").read_text()
+    assert found.stdout == (tmp_path / "DARTS" / "genotype.json").read_text()
     source = (tmp_path / "genotypes.py").read_text()
     again = python(
-        "train_search.py", "--resume", "run"
+        "train_search.py", "--resume", "DARTS"
     )  # finished: says so, and does not stumble over its own record
     assert again.returncode == 0, again.stderr
     assert "finished already" in again.stdout

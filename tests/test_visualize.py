@@ -348,6 +348,49 @@ def test_report_before_the_first_generation_ends(tmp_path: Path) -> None:
     assert "No generation is finished yet" in page.text
 
 
+def test_report_of_a_search_that_just_began(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "begun", generations=1, finished=False)
+    for table in ("history", "generations"):
+        (run / f"{table}.csv").unlink()
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"pop_size": 20}))
+    page = Page(visualize.write_report(run))
+    assert "0 of 12" in page.text
+    assert "No candidate was trained yet" in page.text
+    (run / "config.json").write_text(json.dumps(settings))  # as of a run of train.py
+    with pytest.raises(ValueError, match="no run of a search"):
+        report.read_run(run)
+
+
+def test_the_winner_is_the_folders_own_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "DARTS", generations=1)
+    monkeypatch.chdir(tmp_path)
+    assert report.read_run(Path("DARTS")).cell == genotypes.lookup(run / "genotype.json")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("seconds", "inf"), ("audits", "inf"), ("audit_accuracy", "5")]
+)
+def test_numbers_that_no_search_writes_are_one_line(tmp_path: Path, column: str, value: str) -> None:
+    run = make_run(tmp_path / "odd", generations=3, finished=False)
+    rows = list(csv.DictReader((run / "generations.csv").open()))
+    for row in rows:
+        row |= {"audits": "2", "audit_accuracy": "0.5", column: value}
+    write_csv(run / "generations.csv", rows)
+    with pytest.raises(ValueError, match=f"^{run}: its tables hold numbers that no search writes"):
+        visualize.write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_report_of_names_that_are_no_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path / os.fsdecode(b"caf\xe9"), generations=1)
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"data": os.fsdecode(b"images\xff")}))
+    assert r"images\udcff" in Page(visualize.write_report(run)).text
+
+
 def test_report_of_diverged_networks(tmp_path: Path) -> None:
     run = make_run(tmp_path / "nan", generations=2, predictor=False, finished=False)
     rows = list(csv.DictReader((run / "history.csv").open()))

@@ -49,6 +49,7 @@ def refused(program: Program, *flags: object, largest_file: int = 0) -> str:
         ("--images 4 --train_portion 0.9", ["--train_portion 0.9", "3 images", "1 compare"]),
         ("--image_size 16", ["--image_size 16", "folder"]),
         ("--learning_rate nan", ["--learning_rate nan"]),
+        ("--final_learning_rate 1e39", ["--final_learning_rate 1e+39", "at most 1e+38"]),
         ("--learning_rate -1", ["--learning_rate -1"]),
         ("--seed -1", ["--seed -1", "at least 0"]),
         ("--seed 99999999999999999999", ["--seed", "at most"]),
@@ -159,6 +160,10 @@ def test_the_checkpoint_of_something_else(program: Program, finished_run: Path, 
     state = checkpoint.load(finished_run / "checkpoint.pt")
     checkpoint.save(run / "checkpoint.pt", state | {"settings": state["settings"] | {"seed": 7}})
     assert "other settings" in refused(program, "--resume", run)
+    search = dict(state["search"])
+    del search["population"]
+    checkpoint.save(run / "checkpoint.pt", state | {"search": search})
+    assert "no checkpoint of this version (KeyError('population'))" in refused(program, "--resume", run)
     del state["weights"]
     checkpoint.save(run / "checkpoint.pt", state)
     assert "weights missing" in refused(program, "--resume", run)
