@@ -193,9 +193,10 @@ def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tup
     flips = uniforms[:, 2] < (0.5 if augmentation.flip else 0.0)
     uniforms = uniforms.to(images.device, non_blocking=True)
     images = _flip_and_crop(images, flips, uniforms[:, :2], augmentation.crop_padding)
-    y, x = ((uniforms[:, 3 + i] * size).long()[:, None] for i, size in enumerate((H, W)))  # (n, 1)
-    rows = torch.arange(H, device=images.device) - (y - augmentation.cutout_length // 2)  # (n, H)
-    columns = torch.arange(W, device=images.device) - (x - augmentation.cutout_length // 2)  # (n, W)
+    half = augmentation.cutout_length // 2
+    top, left = (uniforms[:, 3] * H).long() - half, (uniforms[:, 4] * W).long() - half  # (n,)
+    rows = torch.arange(H, device=images.device) - top[:, None]  # (n, H)
+    columns = torch.arange(W, device=images.device) - left[:, None]  # (n, W)
     inside = [((x >= 0) & (x < augmentation.cutout_length)).float() for x in (rows, columns)]
     return images, inside[0][:, :, None], inside[1].repeat_interleave(C, dim=1)[:, None, :]
 

@@ -90,7 +90,7 @@ def record_winner(run: Run) -> None:
     """Record the winner under `--record`, if it is not, and say how to go on."""
     name = run.config.record
     if name and not is_recorded(run):
-        genotypes.record(name, genotypes.lookup(run.folder.path / "genotype.json"))
+        genotypes.record(name, genotypes.lookup(run.folder.path))
         run.folder.log.info(f"recorded in genotypes.py as {name}")
     place = run.folder.path
     if str(place) in genotypes.names():

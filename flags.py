@@ -84,16 +84,16 @@ def leave_torchrun(code: int = 0) -> None:
 def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line on stderr and exit with `code`. The first process speaks for all, if it fails at all."""
     line = f"{Path(sys.argv[0]).name}: {' '.join(message.split())}"
+    speaks = True
     if (rank := os.environ.get("RANK", "0")) != "0":
         line += f" (process {rank})"
+        speaks = code == 2
         try:
             # torchrun stops all processes when one ends: the first one must have the time to say why.
-            time.sleep(10 if code == 2 else 1)
+            time.sleep(10 if speaks else 1)
         except KeyboardInterrupt:
-            line = ""
-        if code != 2:
-            line = ""
-    if line:
+            speaks = False
+    if speaks:
         print(line, file=sys.stderr)
     leave_torchrun(code)
     sys.exit(code)

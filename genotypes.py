@@ -164,11 +164,11 @@ def _read(path: Path) -> Genotype:
 def lookup(arch: str | os.PathLike[str]) -> Genotype:
     """The genotype that `--arch` means: a name in this file, else a JSON file, else a run folder of a search.
 
-    ValueError names the file and what is wrong in it, or lists the known names and the closest one. OSError
-    where a file cannot be read.
+    A `Path` is never taken for a name, as a folder may be called like a cell. ValueError names the file and
+    what is wrong in it, or lists the known names and the closest one. OSError where a file cannot be read.
     """
     text = os.fspath(arch)
-    if text in names():
+    if isinstance(arch, str) and text in names():
         return validate(globals()[text])
     if os.path.isdir(text):
         result = Path(text, "genotype.json")

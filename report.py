@@ -71,9 +71,8 @@ def read_run(folder: Path) -> Run:
             raise ValueError(f"{settings}: no valid JSON ({error})") from None
         if not isinstance(run.config, dict):
             raise ValueError(f"{settings}: not an object of settings")
-    winner = folder / "genotype.json"  # the file, as a folder may have the name of a cell
-    run.finished = winner.is_file()
-    run.cell = genotypes.lookup(winner) if run.finished else _leader(run.history)
+    run.finished = (folder / "genotype.json").is_file()
+    run.cell = genotypes.lookup(folder) if run.finished else _leader(run.history)
     return run
 
 

@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -107,6 +107,24 @@ class RunFolder:
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
+
+    @contextlib.contextmanager
+    def working(self, program: str) -> Iterator[None]:
+        """Around the work of `program` in the folder: unlocks it, and says how to go on after a stop.
+
+        A stop (Ctrl-C, SIGTERM, another process that is gone) leaves as KeyboardInterrupt.
+        """
+        try:
+            yield
+            distributed.close()
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not distributed.stopped(error):
+                raise
+            distributed.stop_calmly()
+            self.log.info(f"stopped; go on with: {program} --resume {self.path}")
+            raise KeyboardInterrupt from None
+        finally:
+            self.unlock()
 
     @staticmethod
     def _raise_everywhere(error: ValueError | OSError | None) -> None:

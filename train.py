@@ -174,18 +174,9 @@ def main(config: Config) -> None:
         f"multiply-adds; {distributed.world_size()} x {device.type}, {precision}; {config.set}, "
         f"{len(images.train)} images train, {len(images.measured)} {part}"
     )
-    try:
+    with run.folder.working("train.py"):
         train(run, config, images, precision)
         finish(run, config, images, precision)
-        distributed.close()
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if not distributed.stopped(error):
-            raise
-        distributed.stop_calmly()
-        log.info(f"stopped; go on with: train.py --resume {run.folder.path}")
-        raise KeyboardInterrupt from None
-    finally:
-        run.folder.unlock()
 
 
 def load(config: Config, device: torch.device) -> Images:

@@ -144,18 +144,9 @@ def main(config: Config) -> None:
         f"multiply-adds; {distributed.world_size()} x {device.type}, {precision}; {len(images)} images of "
         f"{len(images.classes)} classes train, {len(validation)} test"
     )
-    try:
+    with run.folder.working("train_imagenet.py"):
         train(run, config, images, precision)
         finish(run, config, validation, precision)
-        distributed.close()
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if not distributed.stopped(error):
-            raise
-        distributed.stop_calmly()
-        log.info(f"stopped; go on with: train_imagenet.py --resume {run.folder.path}")
-        raise KeyboardInterrupt from None
-    finally:
-        run.folder.unlock()
 
 
 def load(config: Config) -> tuple[data.LargeImages, data.LargeImages]:

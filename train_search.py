@@ -190,19 +190,10 @@ def main(config: Config) -> None:
         f"{folder.path}: search on {config.set}, {distributed.world_size()} x {device.type}; "
         f"{len(task.train)} images train, {len(task.validation)} compare, {len(test)} test"
     )
-    try:
+    with folder.working("train_search.py"):
         if not (config.resume and finished_before(run)):
             search_cells(run)
             finish(run, test)
-        distributed.close()
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if not distributed.stopped(error):
-            raise
-        distributed.stop_calmly()
-        log.info(f"stopped; go on with: train_search.py --resume {folder.path}")
-        raise KeyboardInterrupt from None
-    finally:
-        folder.unlock()
 
 
 def make_search(config: Config, full_size: FullSize) -> PairedSearch:

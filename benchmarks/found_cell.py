@@ -77,7 +77,7 @@ def test_errors(
 
 def main(config: Config) -> None:
     settings = read_settings(config.search, train_search.Config, "search")
-    found = genotypes.lookup(config.search)
+    found = genotypes.lookup(Path(config.search))
     device = distributed.init(settings.device)
     torch.set_num_threads(settings.threads)
     task, test = load_task(settings, device)

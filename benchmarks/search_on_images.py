@@ -31,6 +31,7 @@ from found_cell import test_errors
 import data
 import distributed
 import genotypes
+import pair_predictor  # noqa: F401  loads SciPy: only libraries that are loaded can be limited to one thread
 import train_search
 from encoding import CellSpace
 from finalists import train_finalists, winner
@@ -270,8 +271,6 @@ def _percent(value: float | None, sign: str = "") -> str:
 def main(config: Config) -> None:
     device = distributed.init(config.search.device)
     torch.set_num_threads(config.search.threads)
-    import pair_predictor  # noqa: F401  only libraries that are loaded are limited, and it loads SciPy
-
     threadpoolctl.threadpool_limits(1, "blas")  # as in train_search.py
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.strategies}
     for seed in config.seeds:

@@ -139,13 +139,19 @@ def test_from_json_says_what_is_wrong(text: str, message: str) -> None:
         from_json(text)
 
 
-def test_lookup_takes_name_file_and_run_folder(tmp_path: Path) -> None:
+def test_lookup_takes_name_file_and_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "genotype.json"
     file.write_text(json.dumps(to_dict(genotypes.AmoebaNet), indent=2))
     assert lookup("RelativeNAS") == RelativeNAS
     assert lookup(str(file)) == genotypes.AmoebaNet
     assert lookup(file) == genotypes.AmoebaNet
     assert lookup(str(tmp_path)) == genotypes.AmoebaNet
+    named = tmp_path / "DARTS"
+    named.mkdir()
+    file.rename(named / "genotype.json")
+    monkeypatch.chdir(tmp_path)
+    assert lookup("DARTS") == genotypes.DARTS
+    assert lookup(Path("DARTS")) == genotypes.AmoebaNet
 
 
 def test_lookup_unknown_name_lists_all_and_the_closest() -> None:
