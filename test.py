@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import checkpoint
-import data
-import distributed
 import genotypes
-import training
-from flags import check_arch, check_new_file, check_range, run_script
-from inference import check_finite, check_flags, export_onnx, fold_batch_norm
+from common import checkpoint, distributed
+from common.flags import check_arch, check_new_file, check_range, run_script
+from images import sets
 from model import NetworkCIFAR, count, load_network_state
+from training import loop
+from training.inference import check_finite, check_flags, export_onnx, fold_batch_norm
 from utils import write_atomically
 
 DEFAULTS = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
@@ -104,7 +103,7 @@ class Trained:
     description: str
     folder: str
     classes: list[str] | None
-    statistics: data.Statistics | None
+    statistics: sets.Statistics | None
 
     def __str__(self) -> str:
         if self.set is None:
@@ -168,7 +167,7 @@ def load_network(config: Config) -> Trained:
     if not described:
         return Trained(network, None, "", "data", None, None)
     images = state["images"]
-    statistics = data.Statistics(tuple(images["mean"]), tuple(images["std"]))
+    statistics = sets.Statistics(tuple(images["mean"]), tuple(images["std"]))
     if not len(statistics.mean) == len(statistics.std) == network.in_channels:
         raise TypeError(f"mean and std of {len(statistics.mean)} channels for {network.in_channels}")
     folder = state["recipe"].get("data", "data")
@@ -190,12 +189,12 @@ def read_sizes(path: str, weights: Any, name: str | None) -> dict[str, Any]:
     )
 
 
-def load_images(config: Config, trained: Trained) -> tuple[str, data.ImageSet, data.Statistics]:
+def load_images(config: Config, trained: Trained) -> tuple[str, sets.ImageSet, sets.Statistics]:
     """What is tested on, its test images, and what to normalise with; ValueError where they do not suit."""
     network, name = trained.network, config.set or trained.set or "cifar10"
     folder = config.data or (trained.folder if name == trained.set else "data")
     size = network.image_size[0]
-    images = data.load(name, folder, "test", size if name == "folder" else None)
+    images = sets.load(name, folder, "test", size if name == "folder" else None)
     if images.num_classes != network.num_classes:
         raise ValueError(
             f"--set {name}: {images.num_classes} classes, but the network has {network.num_classes}"
@@ -210,20 +209,20 @@ def load_images(config: Config, trained: Trained) -> tuple[str, data.ImageSet, d
     return words, images, find_statistics(trained, name, folder)
 
 
-def find_statistics(trained: Trained, name: str, folder: str) -> data.Statistics:
+def find_statistics(trained: Trained, name: str, folder: str) -> sets.Statistics:
     """What to normalise with: what the file says, else the figures of the set `name`."""
     if trained.statistics is not None:
         return trained.statistics
     size = trained.network.image_size[0] if name == "folder" else None
-    published = data.PUBLISHED_STATISTICS.get(name)
-    found = published or data.statistics_of(name, data.load(name, folder, "train", size))
+    published = sets.PUBLISHED_STATISTICS.get(name)
+    found = published or sets.statistics_of(name, sets.load(name, folder, "train", size))
     if len(found.mean) != trained.network.in_channels:
         channels = trained.network.in_channels
         raise ValueError(f"--set {name}: {len(found.mean)} channels, but the network was made for {channels}")
     return found
 
 
-def match_classes(images: data.ImageSet, trained: Trained, name: str, folder: str) -> data.ImageSet:
+def match_classes(images: sets.ImageSet, trained: Trained, name: str, folder: str) -> sets.ImageSet:
     """The images with the network's labels for their classes' names, in whatever order the set has them.
 
     Where names differ, labels are matched by number, and a line says so; not for two folders (ValueError).
@@ -238,7 +237,7 @@ def match_classes(images: data.ImageSet, trained: Trained, name: str, folder: st
         distributed.say(f"{name} has other classes than the network ({odd[0]!r}, ...): matched by number")
         return images
     labels = torch.tensor([wanted.index(each) for each in given])
-    return data.ImageSet(images.images, labels[images.labels], tuple(wanted))
+    return sets.ImageSet(images.images, labels[images.labels], tuple(wanted))
 
 
 def test(network: NetworkCIFAR, trained: Trained, config: Config, size: tuple[int, int]) -> None:
@@ -247,14 +246,14 @@ def test(network: NetworkCIFAR, trained: Trained, config: Config, size: tuple[in
     distributed.say(f"{config.model_path}: trained on {trained}; tested on {len(images)} images of {name}")
     device = next(network.parameters()).device
     shard = (distributed.rank(), distributed.world_size())
-    batches = data.batches(
+    batches = sets.batches(
         images.to(device), config.batch_size, statistics, channels_last=config.channels_last, shard=shard
     )
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     steps = -(-len(images) // config.batch_size)
     begin = time.perf_counter()
-    precision = training.choose_precision(device, config.precision)
-    errors = training.measure(network, tqdm(batches, total=steps, unit="step", disable=quiet), precision)
+    precision = loop.choose_precision(device, config.precision)
+    errors = loop.measure(network, tqdm(batches, total=steps, unit="step", disable=quiet), precision)
     rate = errors.images / (time.perf_counter() - begin)
     assert errors.images == len(images), "every image is counted once"
     check_finite(torch.tensor(errors.loss), config.model_path)
@@ -278,10 +277,10 @@ def predict(network: NetworkCIFAR, trained: Trained, config: Config) -> None:
     """Print the most probable classes of each image file; the files are read before any is printed."""
     statistics = find_statistics(trained, config.set or "cifar10", config.data or "data")
     paths, size = config.predict or (), network.image_size[0]
-    images = torch.stack([data.read_image(path, size, network.in_channels) for path in paths])
+    images = torch.stack([sets.read_image(path, size, network.in_channels) for path in paths])
     device = next(network.parameters()).device
     with torch.no_grad():
-        batches = (data.normalise(x.to(device), statistics) for x in images.split(config.batch_size))
+        batches = (sets.normalise(x.to(device), statistics) for x in images.split(config.batch_size))
         logits = torch.cat([network(batch)[0] for batch in batches])
     check_finite(logits, config.model_path)
     best = logits.softmax(1).topk(min(3, network.num_classes))

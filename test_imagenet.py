@@ -21,14 +21,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import checkpoint
-import data
-import distributed
 import genotypes
-import training
-from flags import check_arch, check_new_file, check_range, run_script
-from inference import check_finite, check_flags, fold_batch_norm
+from common import checkpoint, distributed
+from common.flags import check_arch, check_new_file, check_range, run_script
+from images import sets
 from model import NetworkImageNet, count, load_network_state
+from training import loop
+from training.inference import check_finite, check_flags, fold_batch_norm
 from utils import write_atomically
 
 PUBLISHED = {"arch": "RelativeNAS", "init_channels": 46, "layers": 14, "image_size": 224}
@@ -77,7 +76,7 @@ class Config:
         check_range(self, "layers", 1, 1024)
         check_range(self, "batch_size", 1)
         check_range(self, "workers", 0)
-        check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_range(self, "image_size", sets.SMALLEST_IMAGE)
         check_arch(self)
         check_new_file("json", self.json)
 
@@ -94,12 +93,12 @@ def main(config: Config) -> None:
     network = fold_batch_norm(network) if config.fold else network
     network.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
     network.to(device)
-    precision = training.choose_precision(device, config.precision)
+    precision = loop.choose_precision(device, config.precision)
     distributed.say(
         f"{config.model_path}: trained on {trained}; tested on {len(images)} images of {config.data}"
     )
     begin = time.perf_counter()
-    errors = training.measure(network, progress(images, config, device), precision)
+    errors = loop.measure(network, progress(images, config, device), precision)
     assert errors.images == len(images), "every image is counted once"
     check_finite(torch.tensor(errors.loss), config.model_path)
     rate = errors.images / (time.perf_counter() - begin)
@@ -160,11 +159,11 @@ def count_classes(path: str, weights: Any) -> int:
     raise ValueError(f"--model_path {path}: no checkpoint of a network: it has no classifier.weight")
 
 
-def load_images(config: Config, size: int, num_classes: int, classes: list[str] | None) -> data.LargeImages:
+def load_images(config: Config, size: int, num_classes: int, classes: list[str] | None) -> sets.LargeImages:
     """The images to test; ValueError where their classes are not those of the network."""
     folder = Path(config.data).expanduser()
     folder = folder / "val" if (folder / "val").is_dir() else folder
-    images = data.LargeImages(folder, size, training=False)
+    images = sets.LargeImages(folder, size, training=False)
     if classes is not None and (odd := sorted(set(classes) ^ set(images.classes))):
         where = "network" if odd[0] in classes else "folder"
         raise ValueError(f"--data {folder}: class {odd[0]!r} is one of the {where} only")
@@ -174,7 +173,7 @@ def load_images(config: Config, size: int, num_classes: int, classes: list[str] 
 
 
 def progress(
-    images: data.LargeImages, config: Config, device: torch.device
+    images: sets.LargeImages, config: Config, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the images, with a progress line."""
     shard = (distributed.rank(), distributed.world_size())

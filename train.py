@@ -20,14 +20,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from tqdm import tqdm
 
-import data
-import distributed
 import genotypes
-import training
-from flags import check_arch, check_installed, check_range, check_save, run_script
+from common import distributed
+from common.flags import check_arch, check_installed, check_range, check_save, run_script
+from common.run_folder import RunFolder, new_name, resume
+from images import sets
 from model import NetworkCIFAR, count
-from run_folder import RunFolder, new_name, resume
-from training_run import TrainingRun, scalars, write_model
+from training import loop
+from training.run import TrainingRun, scalars, write_model
 from utils import derive_seed
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
@@ -120,7 +120,7 @@ class Config:
         check_range(self, "init_channels layers threads", 1, 1024)
         check_range(self, "epochs micro_batches checkpoint_steps", 1)
         check_range(self, "batch_size", 2)
-        check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_range(self, "image_size", sets.SMALLEST_IMAGE)
         check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)
         check_range(self, "seed", 0, 2**63 - 1)
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
@@ -139,9 +139,9 @@ class Config:
 class Images(NamedTuple):
     """What trains, what is measured (held-out or test images), and how images are normalised."""
 
-    train: data.ImageSet
-    measured: data.ImageSet
-    statistics: data.Statistics
+    train: sets.ImageSet
+    measured: sets.ImageSet
+    statistics: sets.Statistics
     fingerprint: str
 
 
@@ -152,7 +152,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     images = load(config, device)
     network = build(config, images.train, device)
-    precision = training.choose_precision(device, config.precision)
+    precision = loop.choose_precision(device, config.precision)
     optimizer = torch.optim.SGD(
         network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
     )
@@ -162,7 +162,7 @@ def main(config: Config) -> None:
         folder=RunFolder(config.resume or config.save or new_name(config.set)),
         network=network,
         optimizer=optimizer,
-        scaler=training.grad_scaler(device, precision),
+        scaler=loop.grad_scaler(device, precision),
         sums=torch.zeros(3, dtype=torch.float64, device=device),
         average=copy.deepcopy(network) if config.ema else None,
     )
@@ -181,12 +181,12 @@ def main(config: Config) -> None:
 
 def load(config: Config, device: torch.device) -> Images:
     """The images of the run; ValueError where they do not suit the flags."""
-    train = data.load(config.set, config.data, "train", config.image_size)
+    train = sets.load(config.set, config.data, "train", config.image_size)
     if config.validate:
-        kept, held_out = data.split(len(train), 1 - config.validate, config.seed)
+        kept, held_out = sets.split(len(train), 1 - config.validate, config.seed)
         train, measured = train.subset(kept), train.subset(held_out)
     else:
-        measured = data.load(config.set, config.data, "test", config.image_size)
+        measured = sets.load(config.set, config.data, "test", config.image_size)
     smallest = 2 * distributed.world_size() * config.micro_batches
     if not smallest <= config.batch_size <= len(train):
         raise ValueError(
@@ -194,10 +194,10 @@ def load(config: Config, device: torch.device) -> Images:
             f"{config.micro_batches} need at least {smallest}, two images each; there are {len(train)} images"
         )
     fingerprint = f"{train.fingerprint()} {measured.fingerprint()}"
-    return Images(train.to(device), measured.to(device), data.statistics_of(config.set, train), fingerprint)
+    return Images(train.to(device), measured.to(device), sets.statistics_of(config.set, train), fingerprint)
 
 
-def build(config: Config, images: data.ImageSet, device: torch.device) -> NetworkCIFAR:
+def build(config: Config, images: sets.ImageSet, device: torch.device) -> NetworkCIFAR:
     """The network with weights drawn from the seed, the same in every process."""
     genotype, sizes = genotypes.lookup(config.arch), (images.channels, images.image_size)
     with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
@@ -221,9 +221,9 @@ def train(run: TrainingRun, config: Config, images: Images, precision: str) -> N
         bar.update(run.epoch * total + run.step * config.batch_size)
         bar.unpause()
         while run.epoch < config.epochs:
-            factor = training.schedule(run.epoch, config.epochs, config.warmup_epochs, config.schedule)
+            factor = loop.schedule(run.epoch, config.epochs, config.warmup_epochs, config.schedule)
             rate = config.learning_rate * factor
-            training.set_learning_rate(run.optimizer, rate)
+            loop.set_learning_rate(run.optimizer, rate)
             run.network.drop_path_prob = config.drop_path_prob * run.epoch / config.epochs
             for done in steps(run, config, images, precision, network):
                 bar.update(done)
@@ -241,12 +241,12 @@ def steps(run: TrainingRun, config: Config, images: Images, precision: str, netw
     run.network.train()
     shard = (distributed.rank(), distributed.world_size())
     drops = run.network.drop_path_generator = torch.Generator(run.sums.device)
-    batches = data.batches(
+    batches = sets.batches(
         images.train,
         config.batch_size,
         images.statistics,
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "batches", run.epoch)),
-        augmentation=data.Augmentation.of(images.train, config.set, config.cutout, config.flip),
+        augmentation=sets.Augmentation.of(images.train, config.set, config.cutout, config.flip),
         channels_last=config.channels_last,
         shard=shard,
     )
@@ -261,13 +261,13 @@ def steps(run: TrainingRun, config: Config, images: Images, precision: str, netw
         yield total
 
 
-def measure(run: TrainingRun, config: Config, images: Images, precision: str) -> training.Errors:
+def measure(run: TrainingRun, config: Config, images: Images, precision: str) -> loop.Errors:
     """What the weights that will be kept get wrong on the held-out or the test images."""
     shard = (distributed.rank(), distributed.world_size())
-    batches = data.batches(
+    batches = sets.batches(
         images.measured, config.batch_size, images.statistics, channels_last=config.channels_last, shard=shard
     )
-    return training.measure(run.kept, batches, precision)
+    return loop.measure(run.kept, batches, precision)
 
 
 def finish(run: TrainingRun, config: Config, images: Images, precision: str) -> None:

@@ -19,14 +19,14 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-import data
-import distributed
 import genotypes
-import training
-from flags import check_arch, check_range, check_save, run_script
+from common import distributed
+from common.flags import check_arch, check_range, check_save, run_script
+from common.run_folder import RunFolder, new_name, resume
+from images import sets
 from model import NetworkImageNet, count
-from run_folder import RunFolder, new_name, resume
-from training_run import TrainingRun, write_model
+from training import loop
+from training.run import TrainingRun, write_model
 from utils import derive_seed
 
 LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
@@ -104,7 +104,7 @@ class Config:
         check_range(self, "layers threads", 1, 1024)
         check_range(self, "batch_size", 2)
         check_range(self, "epochs micro_batches checkpoint_steps", 1)
-        check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_range(self, "image_size", sets.SMALLEST_IMAGE)
         check_range(self, "workers warmup_epochs weight_decay auxiliary_weight", 0)
         check_range(self, "seed", 0, 2**63 - 1)
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
@@ -127,14 +127,14 @@ def main(config: Config) -> None:
     optimizer = torch.optim.SGD(
         network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
     )
-    precision = training.choose_precision(device, config.precision)
+    precision = loop.choose_precision(device, config.precision)
     run = TrainingRun(
         kind="train_imagenet",
         images=f"{images.fingerprint} {validation.fingerprint}",
         folder=RunFolder(config.resume or config.save or new_name("imagenet")),
         network=network,
         optimizer=optimizer,
-        scaler=training.grad_scaler(device, precision),
+        scaler=loop.grad_scaler(device, precision),
         sums=torch.zeros(3, dtype=torch.float64, device=device),
     )
     log = run.start(config, images.classes)
@@ -149,10 +149,10 @@ def main(config: Config) -> None:
         finish(run, config, validation, precision)
 
 
-def load(config: Config) -> tuple[data.LargeImages, data.LargeImages]:
+def load(config: Config) -> tuple[sets.LargeImages, sets.LargeImages]:
     """The training and the validation images; ValueError where their classes differ or images are too few."""
-    images = data.LargeImages(Path(config.data) / "train", config.image_size, training=True, seed=config.seed)
-    validation = data.LargeImages(Path(config.data) / "val", config.image_size, training=False)
+    images = sets.LargeImages(Path(config.data) / "train", config.image_size, training=True, seed=config.seed)
+    validation = sets.LargeImages(Path(config.data) / "val", config.image_size, training=False)
     if odd := sorted(set(images.classes) ^ set(validation.classes)):
         raise ValueError(f"--data {config.data}: class {odd[0]!r} is in only one of train/ and val/")
     smallest = 2 * distributed.world_size() * config.micro_batches
@@ -178,7 +178,7 @@ def build(config: Config, classes: int, device: torch.device) -> NetworkImageNet
     return network.to(device)
 
 
-def train(run: TrainingRun, config: Config, images: data.LargeImages, precision: str) -> None:
+def train(run: TrainingRun, config: Config, images: sets.LargeImages, precision: str) -> None:
     """Train from wherever the run is to the end of the last epoch."""
     network = torch.compile(run.network) if config.compile else run.network
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
@@ -187,9 +187,9 @@ def train(run: TrainingRun, config: Config, images: data.LargeImages, precision:
         bar.update(run.epoch * len(images) + run.step * config.batch_size)
         bar.unpause()
         while run.epoch < config.epochs:
-            factor = training.schedule(run.epoch, config.epochs, config.warmup_epochs, "linear")
+            factor = loop.schedule(run.epoch, config.epochs, config.warmup_epochs, "linear")
             rate = config.learning_rate * factor
-            training.set_learning_rate(run.optimizer, rate)
+            loop.set_learning_rate(run.optimizer, rate)
             for done in steps(run, config, images, precision, network):
                 bar.update(done)
                 if run.step % LOOK == 0:
@@ -200,7 +200,7 @@ def train(run: TrainingRun, config: Config, images: data.LargeImages, precision:
 
 
 def steps(
-    run: TrainingRun, config: Config, images: data.LargeImages, precision: str, network: Any
+    run: TrainingRun, config: Config, images: sets.LargeImages, precision: str, network: Any
 ) -> Iterator[int]:
     """The rest of an epoch; the number of images of each step."""
     run.network.train()
@@ -224,7 +224,7 @@ def steps(
         yield total
 
 
-def finish(run: TrainingRun, config: Config, validation: data.LargeImages, precision: str) -> None:
+def finish(run: TrainingRun, config: Config, validation: sets.LargeImages, precision: str) -> None:
     """Evaluate the last epoch's weights once, and write model.pt."""
     log, path = run.folder.log, run.folder.path / "model.pt"
     run.folder.write_table("epochs.csv", run.rows)
@@ -239,10 +239,10 @@ def finish(run: TrainingRun, config: Config, validation: data.LargeImages, preci
         workers=config.workers,
         channels_last=config.channels_last,
     )
-    errors = training.measure(run.network, batches, precision)
+    errors = loop.measure(run.network, batches, precision)
     log.info(f"test: {errors}")
     if distributed.is_main():
-        images = {"set": "folder", "classes": validation.classes, **data.IMAGENET_STATISTICS._asdict()}
+        images = {"set": "folder", "classes": validation.classes, **sets.IMAGENET_STATISTICS._asdict()}
         write_model(run, config, images, errors.as_result(), "train_imagenet.py")
         log.info(f"wrote {path}; evaluate it with: test_imagenet.py --model_path {path} --data {config.data}")
 

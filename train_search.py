@@ -21,17 +21,17 @@ import torch
 import tyro
 from tqdm import tqdm
 
-import distributed
 import genotypes
-import training
-from candidates import Job, Trained, compare, load_task, train_all
+from common import distributed
+from common.flags import check_range, check_save, run_script
+from common.run_folder import RunFolder, new_name, resume
 from encoding import CellSpace
-from finalists import check_name, finish, finished_before
-from flags import check_range, check_save, run_script
 from model_search import FullSize
-from paired_search import Comparison, PairedSearch
-from run_folder import RunFolder, new_name, resume
-from search_record import FREE, Record, Run, in_one_line, save, take_up
+from search.candidates import Job, Trained, compare, load_task, train_all
+from search.finalists import check_name, finish, finished_before
+from search.paired_search import Comparison, PairedSearch
+from search.record import FREE, Record, Run, in_one_line, save, take_up
+from training import loop
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def search_group(run: Run, group: list[Comparison], progress: float) -> None:
     """
     config, generation = run.config, group[0].generation
     begin = time.perf_counter()
-    learning_rate = training.cosine(progress, config.learning_rate, config.learning_rate_min)
+    learning_rate = loop.cosine(progress, config.learning_rate, config.learning_rate_min)
     drop_path_prob = config.drop_path_prob * progress
     to_train = [comparison for comparison in group if comparison.decided_by != "predictor"]
     jobs = [

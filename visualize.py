@@ -20,12 +20,11 @@ from typing import Annotated, Literal
 import graphviz
 import tyro
 
-import flags
 import genotypes
-import plots
-import report
 import utils
+from common import flags
 from genotypes import Genotype
+from pictures import plots, report
 
 Format = Literal["svg", "png", "pdf"]
 MARK = "drawn by PairNAS visualize.py"  # inside every file written here: such a file may be replaced

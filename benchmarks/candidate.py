@@ -22,11 +22,11 @@ import runs
 import torch
 from torch import Tensor, nn
 
-import data
 import genotypes
-import training
-from flags import check_range, run_script
+from common.flags import check_range, run_script
+from images import sets
 from model_search import WeightSet
+from training import loop
 
 CELL = genotypes.lookup("RelativeNAS")
 
@@ -54,26 +54,26 @@ class Config:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "init_channels layers repeats", 1)
         check_range(self, "batch_size", 2)
-        check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_range(self, "image_size", sets.SMALLEST_IMAGE)
         check_range(self, "seconds", 0, open_low=True)
         measure.check_output(self.json)
 
 
-def images_like(config: Config, count: int = 512) -> data.ImageSet:
+def images_like(config: Config, count: int = 512) -> sets.ImageSet:
     """Random images."""
     generator = torch.Generator().manual_seed(0)
     shape = (count, 3, config.image_size, config.image_size)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    return data.ImageSet(pixels, torch.arange(count) % 10, tuple("0123456789"))
+    return sets.ImageSet(pixels, torch.arange(count) % 10, tuple("0123456789"))
 
 
-def endless(images: data.ImageSet, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(images: sets.ImageSet, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
     """The project's augmented batches for ever."""
-    augmentation = data.Augmentation.of(images, "cifar10", cutout=False)
-    normal = data.channel_statistics(images.images)
+    augmentation = sets.Augmentation.of(images, "cifar10", cutout=False)
+    normal = sets.channel_statistics(images.images)
     while True:
         generator = torch.Generator().manual_seed(0)
-        yield from data.batches(
+        yield from sets.batches(
             images, config.batch_size, normal, generator=generator, augmentation=augmentation
         )
 
@@ -99,15 +99,15 @@ def prepare(config: Config, path: str) -> runs.Work:
     """The two kinds of steps of one candidate."""
     network, batches, start_up = candidate(config, path)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
-    scaler = training.grad_scaler(torch.device("cpu"), "float32")
+    scaler = loop.grad_scaler(torch.device("cpu"), "float32")
     inputs, labels = next(batches)
 
     def train() -> int:
-        training.train_one_epoch(network, optimizer, [next(batches)], scaler=scaler)
+        loop.train_one_epoch(network, optimizer, [next(batches)], scaler=scaler)
         return config.batch_size
 
     def evaluate() -> int:
-        training.evaluate(network, [(inputs, labels)])
+        loop.evaluate(network, [(inputs, labels)])
         return config.batch_size
 
     return runs.Work({"training": train, "evaluating": evaluate}, {"start-up (s)": start_up})

@@ -22,17 +22,17 @@ import measure
 import numpy as np
 import torch
 
-import data
-import distributed
 import genotypes
 import train_search
-import training
-from candidates import Task, load_task
+from common import distributed
+from common.flags import check_range, run_script
+from common.run_folder import read_settings
 from encoding import CellSpace
-from finalists import train_from_scratch, trained_network
-from flags import check_range, run_script
 from genotypes import Genotype
-from run_folder import read_settings
+from images import sets
+from search.candidates import Task, load_task
+from search.finalists import train_from_scratch, trained_network
+from training import loop
 from utils import derive_seed
 
 
@@ -56,7 +56,7 @@ class Config:
 
 
 def test_errors(
-    task: Task, test: data.ImageSet, cells: list[Genotype], settings: train_search.Config
+    task: Task, test: sets.ImageSet, cells: list[Genotype], settings: train_search.Config
 ) -> list[float]:
     """Test error of each cell after training from scratch, in [0, 1]."""
     C, layers = settings.init_channels, settings.layers
@@ -71,7 +71,7 @@ def test_errors(
     errors = []
     for finalist in trained:
         network = trained_network(task, finalist, C, layers)
-        errors.append(training.evaluate(network, task.clean(test), task.precision).error)
+        errors.append(loop.evaluate(network, task.clean(test), task.precision).error)
     return errors
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import data
-from flags import check_range, run_script
+from common.flags import check_range, run_script
+from images import sets
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -46,7 +46,7 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "images", 20)
-        check_range(self, "image_size", data.SMALLEST_IMAGE)
+        check_range(self, "image_size", sets.SMALLEST_IMAGE)
         check_range(self, "batch_size", 2)
         check_range(self, "threads repeats", 1)
         if self.channels not in (1, 3):
@@ -66,7 +66,7 @@ class Cutout:
         return image
 
 
-def single_images(images: data.ImageSet, augmentation: data.Augmentation, batch_size: int) -> Batches:
+def single_images(images: sets.ImageSet, augmentation: sets.Augmentation, batch_size: int) -> Batches:
     """torchvision's usual pipeline: PIL images, one after the other, collated by a DataLoader."""
     from PIL import Image
     from torchvision import transforms
@@ -76,7 +76,7 @@ def single_images(images: data.ImageSet, augmentation: data.Augmentation, batch_
             transforms.RandomCrop(images.image_size, padding=augmentation.crop_padding),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(*data.channel_statistics(images.images)),
+            transforms.Normalize(*sets.channel_statistics(images.images)),
             Cutout(augmentation.cutout_length),
         ]
     )
@@ -93,11 +93,11 @@ def single_images(images: data.ImageSet, augmentation: data.Augmentation, batch_
     return iter(torch.utils.data.DataLoader(Pictures(), batch_size=batch_size, shuffle=True))
 
 
-def indexed(images: Tensor, labels: Tensor, augmentation: data.Augmentation, batch_size: int) -> Batches:
+def indexed(images: Tensor, labels: Tensor, augmentation: sets.Augmentation, batch_size: int) -> Batches:
     """The simple batched version: contiguous images, one gather of single pixels, masks, normalisation."""
     N, C, H, W = images.shape
     padding, length = augmentation.crop_padding, augmentation.cutout_length
-    mean, std = (torch.tensor(x).view(1, C, 1, 1) for x in data.channel_statistics(images))
+    mean, std = (torch.tensor(x).view(1, C, 1, 1) for x in sets.channel_statistics(images))
     for chosen in torch.randperm(N).split(batch_size):
         n = len(chosen)
         padded = torch.nn.functional.pad(images[chosen], [padding] * 4)
@@ -118,14 +118,14 @@ def variants(config: Config) -> dict[str, Callable[[], int]]:
     random = np.random.default_rng(0)
     shape = (config.images, config.channels, config.image_size, config.image_size)
     pixels = torch.from_numpy(random.integers(0, 256, shape, dtype=np.uint8))
-    images = data.ImageSet(pixels, torch.arange(config.images) % 10, tuple("0123456789"))
+    images = sets.ImageSet(pixels, torch.arange(config.images) % 10, tuple("0123456789"))
     few = images.subset(torch.arange(config.images // 10))
-    full = data.Augmentation.of(images, "cifar10", cutout=True)
-    statistics = data.channel_statistics(images.images)
+    full = sets.Augmentation.of(images, "cifar10", cutout=True)
+    statistics = sets.channel_statistics(images.images)
 
-    def epoch(augmentation: data.Augmentation | None, channels_last: bool = True) -> Batches:
+    def epoch(augmentation: sets.Augmentation | None, channels_last: bool = True) -> Batches:
         generator = torch.Generator().manual_seed(0)
-        return data.batches(
+        return sets.batches(
             images,
             config.batch_size,
             statistics,
@@ -137,7 +137,7 @@ def variants(config: Config) -> dict[str, Callable[[], int]]:
     makers: dict[str, Callable[[], Batches]] = {
         "single PIL images": lambda: single_images(few, full, config.batch_size),
         "batched, pixel by pixel": lambda: indexed(pixels, images.labels, full, config.batch_size),
-        "data.batches": lambda: epoch(full),
+        "sets.batches": lambda: epoch(full),
         "... contiguous": lambda: epoch(full, channels_last=False),
         "... without cutout": lambda: epoch(full._replace(cutout_length=0)),
         "... without flip": lambda: epoch(full._replace(flip=False)),

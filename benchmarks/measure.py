@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-from flags import check_new_file
+from common.flags import check_new_file
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
-import data
 from genotypes import PRIMITIVES
+from images import sets
 from operations import OPS, FactorizedReduce, ReLUSequence
 
 
@@ -93,9 +93,9 @@ class PlainNetwork(nn.Module):
         return self.classifier(self.pooling(s1).flatten(1)), None
 
 
-def batches(images: data.ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(images: sets.ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented batches for ever, one PIL image after the other, as torchvision's pipeline makes them."""
-    statistics = data.channel_statistics(images.images)
+    statistics = sets.channel_statistics(images.images)
     transform: Callable[..., Tensor] = transforms.Compose(
         [
             transforms.RandomCrop(images.image_size, padding=4),

@@ -28,9 +28,9 @@ import numpy as np
 from scipy.stats import kendalltau
 from tables import Problem, Source, open_problem, opened, start
 
+from common.flags import check_range, run_script
 from encoding import Architecture
 from features import Features
-from flags import check_range, run_script
 from pair_predictor import PairPredictor
 from utils import write_atomically
 

@@ -28,17 +28,17 @@ import torch
 import tyro
 from found_cell import test_errors
 
-import data
-import distributed
 import genotypes
 import pair_predictor  # noqa: F401  loads SciPy: only libraries that are loaded can be limited to one thread
 import train_search
+from common import distributed
+from common.flags import check_range, run_script
+from common.run_folder import SETTINGS, RunFolder, read_settings
 from encoding import CellSpace
-from finalists import train_finalists, winner
-from flags import check_range, run_script
 from genotypes import Genotype
-from run_folder import SETTINGS, RunFolder, read_settings
-from search_record import Record, Run, save, take_up
+from images import sets
+from search.finalists import train_finalists, winner
+from search.record import Record, Run, save, take_up
 from utils import derive_seed, write_atomically
 
 SET_HERE = "seed generations strategy rank screen decide save resume record".split()  # noqa: SIM905
@@ -105,7 +105,7 @@ class Config:
 
 def open_run(
     settings: train_search.Config, path: Path, device: torch.device, test_images: int | None = None
-) -> tuple[Run, data.ImageSet]:
+) -> tuple[Run, sets.ImageSet]:
     """The search in the folder `path`, taken up where it stopped or begun; so many of the test images.
 
     ValueError where there are fewer, or where the folder holds a search of other settings.
@@ -126,7 +126,7 @@ def open_run(
     return run, test.to(device)
 
 
-def some(test: data.ImageSet, count: int | None, seed: int) -> data.ImageSet:
+def some(test: sets.ImageSet, count: int | None, seed: int) -> sets.ImageSet:
     """`count` random test images, or all in random order: class folders list one class after the other.
 
     Raises ValueError where there are fewer.
@@ -183,7 +183,7 @@ def result_of(config: Config, strategy: str, seed: int, device: torch.device) ->
     return result
 
 
-def search_and_test(config: Config, strategy: str, run: Run, test: data.ImageSet) -> dict[str, Any]:
+def search_and_test(config: Config, strategy: str, run: Run, test: sets.ImageSet) -> dict[str, Any]:
     """Go on with a search to its end, choose the winner, train it again from scratch and test it."""
     seed = run.config.seed
     log = run.folder.start_log()

@@ -31,7 +31,7 @@ import measure
 from strategies import COMPARED, STRATEGIES
 from tables import Source, open_problem, opened, start
 
-from flags import check_range, run_script
+from common.flags import check_range, run_script
 from utils import write_atomically
 
 

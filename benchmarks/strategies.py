@@ -13,7 +13,7 @@ from scipy.special import ndtr
 from tables import Problem
 
 from encoding import Architecture, CellSpace, ChoiceSpace, Integers
-from paired_search import Outcome, PairedSearch
+from search.paired_search import Outcome, PairedSearch
 
 POPULATION, TOURNAMENT = 20, 5  # of regularised evolution
 INITIAL = 10  # random architectures before the Gaussian process

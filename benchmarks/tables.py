@@ -15,8 +15,8 @@ import threadpoolctl
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
+from common.flags import check_new_file, check_range
 from encoding import Architecture, CellSpace, ChoiceSpace, Integers
-from flags import check_new_file, check_range
 from genotypes import Genotype
 
 PREFIX = "NetworkSelectorDatasetInfo_COLON_darts_COLON_"

@@ -30,17 +30,17 @@ import torch
 from found_cell import test_errors
 from search_on_images import open_run
 
-import data
-import distributed
 import genotypes
 import train_search
-from candidates import Job, Task, Trained, train_all
+from common import distributed
+from common.flags import check_range, run_script
+from common.run_folder import read_settings
 from encoding import CellSpace
-from flags import check_range, run_script
 from genotypes import Genotype
+from images import sets
 from model_search import SHARED, WeightSet
-from run_folder import read_settings
-from search_record import Run
+from search.candidates import Job, Task, Trained, train_all
+from search.record import Run
 from utils import derive_seed
 
 ESTIMATES = {
@@ -121,7 +121,7 @@ def _train(task: Task, weight_set: WeightSet, job: Job) -> Trained:
     return train_all(task, weight_set, [job])[0]
 
 
-def accuracies(run: Run, test: data.ImageSet, cells: Sequence[Genotype], repeats: int) -> list[list[float]]:
+def accuracies(run: Run, test: sets.ImageSet, cells: Sequence[Genotype], repeats: int) -> list[list[float]]:
     """Test accuracies in [0, 1] of each cell, from scratch, one for each repeat."""
     found: list[list[float]] = [[] for _ in cells]
     step = distributed.world_size()

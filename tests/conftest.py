@@ -41,7 +41,8 @@ SERVER = """
 import json, os, resource, signal, sys, traceback
 import sklearn.datasets, torch._dynamo
 import matplotlib.figure, matplotlib.backends.backend_svg
-import flags, test_imagenet, train, train_imagenet, train_search
+import test_imagenet, train, train_imagenet, train_search
+from common import flags
 
 def die_in_checkpoint(number):
     # When the checkpoint of this number lies in a temporary file, not yet renamed.
@@ -215,7 +216,7 @@ def same_start() -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple]:
     """Run a script in this process; its exit code, what it printed, and its errors."""
-    import flags
+    from common import flags
 
     def start(script: ModuleType, *given: object) -> tuple[Any, str, str]:
         words = [str(word) for flag in given for word in (flag.split() if isinstance(flag, str) else [flag])]

@@ -27,16 +27,16 @@ def test_every_variant_sees_every_image(variants):
 
 def test_the_plain_pipelines_give_the_same_kind_of_batches():
     """Sizes, and the mean and spread of values that crop, flip and normalisation leave, agree."""
-    import data
+    from images import sets
 
     pixels = torch.randint(
         0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    images = data.ImageSet(pixels, torch.arange(64) % 2, ("a", "b"))
-    augmentation = data.Augmentation.of(images, "cifar10", cutout=True)
+    images = sets.ImageSet(pixels, torch.arange(64) % 2, ("a", "b"))
+    augmentation = sets.Augmentation.of(images, "cifar10", cutout=True)
     generator = torch.Generator().manual_seed(0)
-    statistics = data.channel_statistics(pixels)
-    ours = data.batches(images, 64, statistics, generator=generator, augmentation=augmentation)
+    statistics = sets.channel_statistics(pixels)
+    ours = sets.batches(images, 64, statistics, generator=generator, augmentation=augmentation)
     others = (
         input_benchmark.single_images(images, augmentation, 64),
         input_benchmark.indexed(pixels, images.labels, augmentation, 64),
@@ -56,10 +56,10 @@ def test_the_plain_pipelines_give_the_same_kind_of_batches():
 def test_a_result_says_where_it_comes_from_and_is_never_overwritten(tmp_path, capsys):
     path = str(tmp_path / "result.json")
     input_benchmark.main(input_benchmark.Config(images=60, image_size=8, repeats=1, json=path))
-    assert "data.batches" in capsys.readouterr().out
+    assert "sets.batches" in capsys.readouterr().out
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["config"]["images"] == 60
-    assert len(result["images_per_second"]["data.batches"]) == 1
+    assert len(result["images_per_second"]["sets.batches"]) == 1
     assert result["versions"]["torch"] == torch.__version__
     assert result["hardware"]["gflops_float32_matrix_product"] > 0
     with pytest.raises(ValueError, match="exists already"):

@@ -16,9 +16,9 @@ import found_cell  # noqa: E402
 import weight_set  # noqa: E402
 from search_on_images import Config, open_run, result_of, some  # noqa: E402
 
-import data  # noqa: E402
 import genotypes  # noqa: E402
-from flags import parse, run_script  # noqa: E402
+from common.flags import parse, run_script  # noqa: E402
+from images import sets  # noqa: E402
 
 SMALL = "--set digits --images 40 --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
 FLAGS = f"{SMALL} --trainings 4 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
@@ -68,7 +68,7 @@ def test_what_was_done_is_not_done_again_and_a_lost_result_is_the_same_again(sea
 
 def test_some_test_images_are_of_all_classes_wherever_they_stand():
     labels = torch.arange(5).repeat_interleave(40)  # as class folders list them
-    test = data.ImageSet(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), labels, tuple("abcde"))
+    test = sets.ImageSet(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), labels, tuple("abcde"))
     assert some(test, 50, seed=0).labels.bincount(minlength=5).min() >= 4
     assert some(test, None, seed=0).labels.bincount().tolist() == [40] * 5
 

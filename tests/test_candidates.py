@@ -11,22 +11,22 @@ from conftest import random_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import candidates
-import data
 import model
-from candidates import Job, Task, Trained, compare, train_all, train_candidate
 from genotypes import DARTS, PDARTS
+from images import sets
+from search import candidates
+from search.candidates import Job, Task, Trained, compare, train_all, train_candidate
 
 
 def digits_task(**changes: object) -> Task:
-    images = data.load("digits")
-    train, validation = data.split(len(images), 0.5, seed=0, images=160)
+    images = sets.load("digits")
+    train, validation = sets.split(len(images), 0.5, seed=0, images=160)
     half = images.subset(train)
     task = Task(
         train=half,
         validation=images.subset(validation),
-        statistics=data.statistics_of("digits", half),
-        augmentation=data.Augmentation.of(images, "digits", cutout=True),
+        statistics=sets.statistics_of("digits", half),
+        augmentation=sets.Augmentation.of(images, "digits", cutout=True),
         device=torch.device("cpu"),
         seed=0,
         batch_size=40,
@@ -52,14 +52,14 @@ def job(cell, learning_rate: float = 0.05, drop_path_prob: float = 0.0, pair: in
 
 def test_both_networks_of_a_pair_see_the_same_batches(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[torch.Tensor]] = []
-    real = candidates.training.train_one_epoch
+    real = candidates.loop.train_one_epoch
 
     def spy(network, optimizer, batches, **more):
         kept = [(images.clone(), labels) for images, labels in batches]
         seen.append([images for images, _ in kept])
         return real(network, optimizer, kept, **more)
 
-    monkeypatch.setattr(candidates.training, "train_one_epoch", spy)
+    monkeypatch.setattr(candidates.loop, "train_one_epoch", spy)
     weight_set = task.weight_set(4, 3, "test")
     train_all(task, weight_set, [job(DARTS), job(PDARTS), job(DARTS, pair=1)])
     first, second, other_pair = seen
@@ -92,7 +92,7 @@ def test_both_networks_of_a_pair_drop_the_same_paths(task: Task, monkeypatch: py
 def test_they_are_compared_on_the_same_clean_images(task: Task) -> None:
     once, twice = (torch.cat([images for images, _ in task.clean(task.validation)]) for _ in range(2))
     assert torch.equal(once, twice)
-    assert torch.allclose(once, data.normalise(task.validation.images, task.statistics), atol=1e-6)
+    assert torch.allclose(once, sets.normalise(task.validation.images, task.statistics), atol=1e-6)
 
 
 def test_training_again_gives_the_same_and_leaves_the_weight_set(task: Task) -> None:

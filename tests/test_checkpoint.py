@@ -14,8 +14,8 @@ from conftest import Marker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import checkpoint
 import genotypes
+from common import checkpoint
 from model import NetworkCIFAR
 
 STATE = {"kind": "search", "weights": {"a": torch.arange(6.0).reshape(2, 3)}, "generation": 3}

@@ -12,14 +12,15 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, TORCHRUN
 
-import distributed
+from common import distributed
 
 TWO = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import torch
-import data, distributed, flags
-from candidates import Job, train_all
+from common import distributed, flags
+from images import sets
+from search.candidates import Job, train_all
 from test_candidates import digits_task
 from genotypes import DARTS, PDARTS, RelativeNAS
 
@@ -37,7 +38,7 @@ tensor = torch.full((2,), rank + 1.0)
 distributed.sum_([tensor])
 assert tensor.tolist() == [3.0, 3.0]
 
-from test_training import gradients, some_batches
+from test_loop import gradients, some_batches
 images, labels = some_batches(sizes=(5,))[0]
 shared = gradients(images[rank::2], labels[rank::2], 5)  # shares of three and two images
 exchange, distributed.sum_gradients = distributed.sum_gradients, lambda parameters: None
@@ -111,8 +112,8 @@ def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
 
     from test_candidates import digits_task
 
-    from candidates import Job, train_all
     from genotypes import DARTS, PDARTS, RelativeNAS
+    from search.candidates import Job, train_all
 
     task = digits_task()
     jobs = [Job(cell, (0, 0), [(0.05, 0.1)]) for cell in (DARTS, PDARTS, RelativeNAS)]
@@ -126,7 +127,10 @@ def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 def test_processes_end_with_a_torchrun_that_is_killed() -> None:
-    child = "import time, distributed; distributed.init('cpu'); print('ready', flush=True); time.sleep(99)"
+    child = (
+        "import time; from common import distributed; distributed.init('cpu'); print('ready', flush=True); "
+    )
+    child += "time.sleep(99)"
     agent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"  # torchrun's part
     environment = os.environ | {"TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", agent, child]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_candidates import digits_task
 
-import finalists
-from candidates import Trained
 from genotypes import DARTS, PDARTS
-from search_record import Finalist
+from search import finalists
+from search.candidates import Trained
+from search.record import Finalist
 
 
 def finalist(*losses: float) -> Finalist:
@@ -35,5 +35,5 @@ def test_finalists_train_alike_whoever_else_does() -> None:
     network = finalists.trained_network(task, both[0], 4, 3)
     state = network.state_dict()
     assert torch.equal(state["classifier.weight"], both[0].trained.weights["classifier.weight"])
-    again = finalists.training.evaluate(network, task.clean(task.validation)).losses
+    again = finalists.loop.evaluate(network, task.clean(task.validation)).losses
     assert torch.equal(again, both[0].trained.losses)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-import flags
+from common import flags
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def test_a_lost_process_is_no_defect(
         raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1")
 
     monkeypatch.setattr(sys, "argv", ["script.py"])
-    monkeypatch.setattr("distributed.world_size", lambda: 2)
+    monkeypatch.setattr("common.distributed.world_size", lambda: 2)
     with pytest.raises(SystemExit) as stop:
         flags.run_script(main, Config)
     assert stop.value.code == 130

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import genotypes
-from inference import export_onnx, fold_batch_norm
 from model import NetworkCIFAR, NetworkImageNet
+from training.inference import export_onnx, fold_batch_norm
 
 
 def with_statistics(network):

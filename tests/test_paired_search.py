@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from encoding import CellSpace, ChoiceSpace
-from paired_search import Outcome, PairedSearch
-from slow_fast import SlowFast
+from search.paired_search import Outcome, PairedSearch
+from search.slow_fast import SlowFast
 
 SPACE = ChoiceSpace([5] * 6)
 OFF = {"rank": False, "screen": False, "decide": False}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import run_folder
-from run_folder import RunFolder
+from common import run_folder
+from common.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

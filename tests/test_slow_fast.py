@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from encoding import CellSpace, ChoiceSpace
-from slow_fast import MOVE, SlowFast, generator
+from search.slow_fast import MOVE, SlowFast, generator
 
 LINE = ChoiceSpace([100, 100, 100])
 

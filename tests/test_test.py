@@ -15,9 +15,9 @@ from conftest import ROOT, TORCHRUN, Marker
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import checkpoint
 import train
-from flags import parse
+from common import checkpoint
+from common.flags import parse
 from model import count
 
 # By its path, as Python's standard library has a package `test` too.

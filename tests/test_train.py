@@ -16,12 +16,12 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, TORCHRUN, epochs
 
-import checkpoint
 import genotypes
 import train
-import training
-import training_run
-from flags import parse, run_script
+from common import checkpoint
+from common.flags import parse, run_script
+from training import loop
+from training import run as training_run
 
 SHIPPED = ROOT / "trained_model" / "digits_model.pt"
 SMALL = "--set digits --init_channels 4 --layers 3 --device cpu --batch_size 360 --epochs 2"
@@ -140,13 +140,13 @@ def test_other_flags_change_nothing(run, plain, tmp_path):
     ],
 )
 def test_the_learning_rate_of_each_epoch_and_the_rise_of_drop_path(run, tmp_path, monkeypatch, flags, rates):
-    step, seen = training.train_step, []
+    step, seen = loop.train_step, []
 
     def watched(network, optimizer, *arguments, **more):
         seen.append((optimizer.param_groups[0]["lr"], network.drop_path_prob))
         return step(network, optimizer, *arguments, **more)
 
-    monkeypatch.setattr(training, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     assert run(TINY, flags, "--drop_path_prob 0.6 --save", tmp_path / "run")[0] == 0
     assert [float(row["learning_rate"]) for row in epochs(tmp_path / "run")] == pytest.approx(rates)
     used, dropped = zip(*seen[::2], strict=True)  # two steps an epoch
@@ -155,13 +155,13 @@ def test_the_learning_rate_of_each_epoch_and_the_rise_of_drop_path(run, tmp_path
 
 
 def test_the_average_takes_up_the_weights_of_every_step(run, tmp_path, monkeypatch):
-    step, weights = training.train_step, []
+    step, weights = loop.train_step, []
 
     def watched(network, *arguments, **more):
         weights.append(network.classifier.weight.detach().clone())
         return step(network, *arguments, **more)
 
-    monkeypatch.setattr(training, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     assert run(TINY, "--ema 0.25 --save", tmp_path / "run")[0] == 0
     state = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "train")
     average, *later = (*weights, state["network"]["classifier.weight"])
@@ -181,7 +181,7 @@ def test_averaged_weights_are_kept_beside_the_trained_ones(finished):
 
 
 def test_training_starts_from_the_weights_of_a_file(run, plain, tmp_path, monkeypatch):
-    step, seen = training.train_step, []
+    step, seen = loop.train_step, []
 
     def watched(network, *arguments, **more):
         seen.append({name: value.clone() for name, value in network.state_dict().items()})
@@ -195,7 +195,7 @@ def test_training_starts_from_the_weights_of_a_file(run, plain, tmp_path, monkey
     code, out, _ = run(flags, tmp_path / "whole")
     assert code == 0
     assert f"weights from {start}\n" in out
-    monkeypatch.setattr(training, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     assert run(flags, tmp_path / "run")[0] == 130
     monkeypatch.undo()
     origin = checkpoint.load(start, "network")
@@ -251,8 +251,8 @@ def test_two_processes_stopped_in_mid_epoch_and_resumed_end_the_same_to_the_bit(
 
 def test_validation_images_are_held_out_and_the_test_set_is_not_read(run, tmp_path, monkeypatch):
     asked = []
-    load = train.data.load
-    monkeypatch.setattr(train.data, "load", lambda *args: asked.append(args[2]) or load(*args))
+    load = train.sets.load
+    monkeypatch.setattr(train.sets, "load", lambda *args: asked.append(args[2]) or load(*args))
     code, out, _ = run(SMALL, "--validate 0.2 --save", tmp_path / "run")
     assert code == 0
     assert asked == ["train"]
@@ -283,12 +283,12 @@ def test_weights_that_diverge_in_the_last_step_are_not_kept(run, tmp_path):
 
 
 def test_the_last_good_checkpoint_is_one_that_a_finite_loss_followed(run, tmp_path, monkeypatch):
-    step, numbers = training.train_step, itertools.count(1)
+    step, numbers = loop.train_step, itertools.count(1)
 
     def sixth_diverges(*arguments, **more):
         return step(*arguments, **more) + (math.nan if next(numbers) == 6 else 0)
 
-    monkeypatch.setattr(training, "train_step", sixth_diverges)
+    monkeypatch.setattr(loop, "train_step", sixth_diverges)
     code, _, err = run(SMALL, "--batch_size 100 --checkpoint_steps 2 --save", tmp_path / "run")
     assert code == 2
     good = tmp_path / "run" / "checkpoint.previous.pt"  # no loss was looked at since the fourth step
@@ -300,14 +300,14 @@ def test_the_last_good_checkpoint_is_one_that_a_finite_loss_followed(run, tmp_pa
 def test_mixed_precision_is_resumed_to_the_bit(run, tmp_path, monkeypatch, precision):
     flags = f"{SMALL} --layers 2 --precision {precision} --checkpoint_steps 1"
     assert run(flags, "--save", tmp_path / "whole")[0] == 0
-    step, numbers = training.train_step, itertools.count(1)
+    step, numbers = loop.train_step, itertools.count(1)
 
     def stopped(*arguments, **more):
         if next(numbers) == 3:
             raise KeyboardInterrupt
         return step(*arguments, **more)
 
-    monkeypatch.setattr(training, "train_step", stopped)
+    monkeypatch.setattr(loop, "train_step", stopped)
     assert run(flags, "--save", tmp_path / "run")[0] == 130
     assert run("--resume", tmp_path / "run")[0] == 0
     assert same_weights(tmp_path / "whole", tmp_path / "run")
@@ -351,7 +351,7 @@ def test_epochs_for_tensorboard(run, tmp_path):
 
 
 def test_without_tensorboard_nothing_is_begun(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("flags.find_spec", lambda name: None)
+    monkeypatch.setattr("common.flags.find_spec", lambda name: None)
     code, _, err = run(SMALL, "--tensorboard --save", tmp_path / "run")
     assert code == 2
     assert "--tensorboard: the package is missing" in err
@@ -383,7 +383,7 @@ def test_a_cell_that_changed_is_not_trained_on(run, tmp_path):
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("changed", ["images", "labels", "classes"])
 def test_images_that_changed_are_not_trained_on(run, unfinished, monkeypatch, part, changed):
-    load = train.data.load
+    load = train.sets.load
 
     def other(name, folder, wanted, *more):
         images = load(name, folder, wanted, *more)
@@ -393,7 +393,7 @@ def test_images_that_changed_are_not_trained_on(run, unfinished, monkeypatch, pa
             getattr(images, changed)[0] += 1
         return images
 
-    monkeypatch.setattr(train.data, "load", other)
+    monkeypatch.setattr(train.sets, "load", other)
     code, _, err = run("--resume", unfinished)
     assert code == 2
     assert "--data holds other images than the run began with" in err
@@ -415,7 +415,7 @@ def test_a_damaged_checkpoint_does_not_push_out_the_good_one(run, finished, tmp_
     newest, older = tmp_path / "run" / "checkpoint.pt", tmp_path / "run" / "checkpoint.previous.pt"
     good = older.read_bytes()
     newest.write_bytes(newest.read_bytes()[:5000])
-    monkeypatch.setattr(training, "train_step", lambda *_, **__: torch.tensor([math.nan, 0, 1]))
+    monkeypatch.setattr(loop, "train_step", lambda *_, **__: torch.tensor([math.nan, 0, 1]))
     code, out, err = run("--resume", tmp_path / "run")
     assert code == 2
     assert "damaged" in out
@@ -507,8 +507,8 @@ def test_a_finished_run_is_not_repeated_and_others_are_refused(run, finished):
 
 
 def test_schedules():
-    assert training.schedule(0, 10, 0, "cosine") == 1
-    assert training.schedule(5, 10, 0, "cosine") == pytest.approx(0.5)
-    assert training.schedule(5, 10, 0, "linear") == 0.5
-    assert [training.schedule(e, 10, 2, "linear") for e in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert 0 < training.schedule(9, 10, 2, "cosine") < 0.1
+    assert loop.schedule(0, 10, 0, "cosine") == 1
+    assert loop.schedule(5, 10, 0, "cosine") == pytest.approx(0.5)
+    assert loop.schedule(5, 10, 0, "linear") == 0.5
+    assert [loop.schedule(e, 10, 2, "linear") for e in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert 0 < loop.schedule(9, 10, 2, "cosine") < 0.1

@@ -16,10 +16,10 @@ from conftest import ENVIRONMENT, ROOT, TORCHRUN, Marker, epochs
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-import checkpoint
 import test_imagenet
 import train_imagenet
-from flags import parse
+from common import checkpoint
+from common.flags import parse
 
 SMALL = (
     "--image_size 64 --init_channels 4 --layers 3 --batch_size 8 --epochs 2 --workers 0 --learning_rate 0.05"

@@ -19,12 +19,12 @@ from conftest import ENVIRONMENT, ROOT, TINY, TORCHRUN, Program, one_line, resul
 from test_test import script as test_script
 from test_visualize import Page
 
-import checkpoint
 import genotypes
 import train
 import train_search
 import visualize
-from flags import parse
+from common import checkpoint
+from common.flags import parse
 from model import NetworkCIFAR
 
 
@@ -119,7 +119,8 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(
 def test_the_predictor_has_one_thread_whatever_is_set(tmp_path: Path) -> None:
     """NumPy's and SciPy's linear algebra alike: their sums depend on the number of threads."""
     code = """
-import sys, threadpoolctl, flags, train_search
+import sys, threadpoolctl, train_search
+from common import flags
 def show(run):
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     print(len(pools), {pool["num_threads"] for pool in pools})
@@ -141,8 +142,9 @@ flags.run_script(train_search.main, train_search.Config)
 
 def test_the_script_itself_runs(program: Program, finished_run: Path, tmp_path: Path) -> None:
     """In a copy of the repository, as --record writes there."""
-    for module in ROOT.glob("*.py"):
-        shutil.copy(module, tmp_path)
+    for module in (*ROOT.glob("*.py"), *ROOT.glob("*/__init__.py")):
+        folder = module.parent if module.name == "__init__.py" else module
+        (shutil.copytree if folder.is_dir() else shutil.copy)(folder, tmp_path / folder.name)
     # The folder has the name of a cell, which is not the one that is recorded.
     flags = [*TINY, "--generations", "1", "--save", "DARTS", "--record", "Found"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -16,10 +16,9 @@ import pytest
 from conftest import ROOT, random_cell
 
 import genotypes
-import plots
-import report
 import visualize
 from genotypes import PRIMITIVES
+from pictures import plots, report
 
 DOT = shutil.which("dot")
 

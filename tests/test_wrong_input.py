@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, Program, one_line, results
 from PIL import Image
 
-import checkpoint
+from common import checkpoint
 
 
 def listing(folder: Path) -> dict[str, bytes]:

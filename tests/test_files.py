@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data
-import image_files
+from images import files, sets
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +26,7 @@ def offline(monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(image_files, "DEBIAN_FASHION_MNIST", Path("/nowhere/fashion-mnist"))
+    monkeypatch.setattr(files, "DEBIAN_FASHION_MNIST", Path("/nowhere/fashion-mnist"))
 
 
 def write_idx(path, array):
@@ -50,7 +49,7 @@ def write_fashion(folder, suffix=".gz", count=7):
 def test_fashion_mnist_is_read_from_both_layouts(tmp_path, offline, place, suffix):
     images = write_fashion(tmp_path / place, suffix)
     for part in ("train", "test"):
-        found = data.load("fashion_mnist", tmp_path, part)
+        found = sets.load("fashion_mnist", tmp_path, part)
         assert np.array_equal(found.images[:, 0].numpy(), images)
         assert found.labels.tolist() == list(range(7))
         assert found.classes[9] == "Ankle boot"
@@ -69,20 +68,20 @@ def test_damaged_fashion_mnist_files_are_named(tmp_path, offline):
     for content in wrong.values():
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz .*get it again"):
-            data.load("fashion_mnist", tmp_path)
+            sets.load("fashion_mnist", tmp_path)
     write_idx(path, np.zeros((3, 28, 28), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"has 3 images, but .* has 7 labels"):
-        data.load("fashion_mnist", tmp_path)
+        sets.load("fashion_mnist", tmp_path)
     write_idx(path, np.zeros((7, 28, 27), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"has images of 28x27, not 28x28: get it again"):
-        data.load("fashion_mnist", tmp_path)
+        sets.load("fashion_mnist", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
 def test_without_network_one_line_says_what_is_missing(tmp_path, offline, capsys, name):
     folder = tmp_path / "absent"
     with pytest.raises(OSError, match="is not there") as caught:
-        data.load(name, folder)
+        sets.load(name, folder)
     message = str(caught.value)
     assert "\n" not in message
     assert str(folder) in message
@@ -125,7 +124,7 @@ def test_cifar_is_read_from_the_unpacked_archive(tmp_path, monkeypatch, offline,
     classes = tuple(f"class{i}" for i in range(10))
     unpacked, pixels, labels = write_cifar(tmp_path, monkeypatch, kind, classes)
     for place in (tmp_path, unpacked):
-        train, test = data.load(name, place), data.load(name, place, "test")
+        train, test = sets.load(name, place), sets.load(name, place, "test")
         assert np.array_equal(test.images.flatten(1).numpy(), pixels)
         assert test.labels.tolist() == labels
         assert (len(train), train.classes, train.images.shape[1:]) == (6 * batches, classes, (3, 32, 32))
@@ -146,12 +145,12 @@ def test_a_foreign_cifar_file_is_named_and_never_unpickled(tmp_path, monkeypatch
         whole = (unpacked / name).read_bytes()
         (unpacked / name).write_bytes(pickle.dumps(Marker(marker)))
         with pytest.raises(ValueError, match=f"{name} is cut off or not the published file"):
-            data.load("cifar10", tmp_path)
+            sets.load("cifar10", tmp_path)
         (unpacked / name).write_bytes(whole)
     assert not marker.exists()
     (unpacked / "test_batch").write_bytes((unpacked / "test_batch").read_bytes()[:100])
     with pytest.raises(ValueError, match="test_batch is cut off"):
-        data.load("cifar10", tmp_path)
+        sets.load("cifar10", tmp_path)
 
 
 def write_tree(
@@ -173,7 +172,7 @@ def write_tree(
 def test_class_folders_become_a_set(tmp_path, mode, channels, test_name):
     write_tree(tmp_path, parts=("train", test_name), mode=mode)
     for part, place in (("train", "train"), ("test", test_name)):
-        found = data.load("folder", tmp_path, part)
+        found = sets.load("folder", tmp_path, part)
         assert found.classes == ("bird", "cat")
         assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
         expected = np.asarray(Image.open(tmp_path / place / "cat" / "001.png"))
@@ -185,7 +184,7 @@ def test_one_colour_image_makes_the_whole_folder_colour(tmp_path):
     write_tree(tmp_path, mode="L")
     grey = np.asarray(Image.open(tmp_path / "train" / "bird" / "000.png"))
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "test" / "cat" / "001.png")
-    train, test = data.load("folder", tmp_path), data.load("folder", tmp_path, "test")
+    train, test = sets.load("folder", tmp_path), sets.load("folder", tmp_path, "test")
     assert (train.channels, test.channels) == (3, 3)
     assert np.array_equal(train.images[0].numpy(), np.stack([grey] * 3))
     assert test.images[4, :, 0, 0].tolist() == [1, 2, 3]
@@ -193,11 +192,11 @@ def test_one_colour_image_makes_the_whole_folder_colour(tmp_path):
 
 def test_the_second_load_comes_from_the_cache(tmp_path, monkeypatch, capsys):
     write_tree(tmp_path)
-    first = data.load("folder", tmp_path)
+    first = sets.load("folder", tmp_path)
     assert "decoding 12 images" in capsys.readouterr().out
-    monkeypatch.setattr(image_files, "read_image", None)  # decoding again would fail
-    assert np.array_equal(data.load("folder", tmp_path).images, first.images)
-    assert len(data.load("folder", tmp_path, "test")) == 6
+    monkeypatch.setattr(files, "read_image", None)  # decoding again would fail
+    assert np.array_equal(sets.load("folder", tmp_path).images, first.images)
+    assert len(sets.load("folder", tmp_path, "test")) == 6
     assert not capsys.readouterr().out
 
 
@@ -206,7 +205,7 @@ def test_the_second_load_comes_from_the_cache(tmp_path, monkeypatch, capsys):
 )
 def test_the_cache_notices_every_change(tmp_path, capsys, change):
     write_tree(tmp_path)
-    data.load("folder", tmp_path)
+    sets.load("folder", tmp_path)
     capsys.readouterr()
     path = tmp_path / "train" / "bird" / "000.png"
     if change == "added":
@@ -222,13 +221,13 @@ def test_the_cache_notices_every_change(tmp_path, capsys, change):
             (tmp_path / part / "ant").mkdir()
             Image.new("RGB", (8, 8)).save(tmp_path / part / "ant" / "0.png")
     else:
-        cache = tmp_path / image_files.CACHE_FOLDER / "original.npz"
+        cache = tmp_path / files.CACHE_FOLDER / "original.npz"
         content = cache.read_bytes()
         entry = content.index(b"PK\x01\x02")  # of the archive's directory; its compression method
         method = entry + 10
         damaged = content[:method] + b"\x63" + content[method + 1 :]
         cache.write_bytes(content[:-200] if change == "cut cache" else damaged)
-    found = data.load("folder", tmp_path)
+    found = sets.load("folder", tmp_path)
     assert "decoding" in capsys.readouterr().out
     assert len(found) == {"added": 7, "removed": 5, "new class": 7}.get(change, 6)
     if change == "rewritten":
@@ -237,8 +236,8 @@ def test_the_cache_notices_every_change(tmp_path, capsys, change):
 
 def test_two_processes_at_once_both_get_the_set(tmp_path):
     write_tree(tmp_path, count=200)
-    program = "import sys, pathlib, image_files\n"
-    program += "print(image_files.class_folders(pathlib.Path(sys.argv[1]), 'train').images.sum())"
+    program = "import sys, pathlib\nfrom images import files\n"
+    program += "print(files.class_folders(pathlib.Path(sys.argv[1]), 'train').images.sum())"
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", program, str(tmp_path)],
@@ -253,31 +252,31 @@ def test_two_processes_at_once_both_get_the_set(tmp_path):
     sums = [output.splitlines()[-1] for output, _ in outputs]
     assert sums[0] == sums[1] != ""
     assert sum(output.count("decoding") for output, _ in outputs) == 1
-    left = sorted(path.name for path in (tmp_path / image_files.CACHE_FOLDER).iterdir())
+    left = sorted(path.name for path in (tmp_path / files.CACHE_FOLDER).iterdir())
     assert left == ["original.lock", "original.npz"]
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, "killed"])
 def test_a_cache_that_was_interrupted_leaves_nothing_behind(tmp_path, monkeypatch, how):
     write_tree(tmp_path)
-    cache = tmp_path / image_files.CACHE_FOLDER
+    cache = tmp_path / files.CACHE_FOLDER
     if how == "killed":
         cache.mkdir()
         (cache / "original.1.part").write_bytes(b"half of a cache")
     else:
         monkeypatch.setattr(np, "savez", lambda file, **_: (_ for _ in ()).throw(how))
         with pytest.raises(how):
-            data.load("folder", tmp_path)
+            sets.load("folder", tmp_path)
         assert [path.name for path in cache.iterdir()] == ["original.lock"]
         monkeypatch.undo()
-    data.load("folder", tmp_path)
+    sets.load("folder", tmp_path)
     assert sorted(path.name for path in cache.iterdir()) == ["original.lock", "original.npz"]
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_costs_nothing(tmp_path, capsys):
     write_tree(tmp_path)
-    (tmp_path / image_files.CACHE_FOLDER).write_text("a file where the folder should be")
-    assert len(data.load("folder", tmp_path)) == 6
+    (tmp_path / files.CACHE_FOLDER).write_text("a file where the folder should be")
+    assert len(sets.load("folder", tmp_path)) == 6
     assert "could not be written" in capsys.readouterr().out
 
 
@@ -286,10 +285,10 @@ def test_image_size_scales_and_crops_the_middle(tmp_path):
     wide = np.zeros((20, 60, 3), dtype=np.uint8)
     wide[:, 20:40] = 200
     Image.fromarray(wide).save(tmp_path / "train" / "bird" / "000.png")
-    found = data.load("folder", tmp_path, image_size=10)
+    found = sets.load("folder", tmp_path, image_size=10)
     assert found.images.shape == (6, 3, 10, 10)
     assert (found.images[0, :, :, 2:8] > 190).all()
-    assert data.load("folder", tmp_path, image_size=12).image_size == 12
+    assert sets.load("folder", tmp_path, image_size=12).image_size == 12
 
 
 def test_photographs_are_turned_upright(tmp_path):
@@ -299,7 +298,7 @@ def test_photographs_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # the camera was upside down
     image.save(tmp_path / "train" / "bird" / "000.png", exif=exif)
-    found = data.load("folder", tmp_path).images[0, 0]
+    found = sets.load("folder", tmp_path).images[0, 0]
     assert found[-1].float().mean() > 200 > 50 > found[0].float().mean()
 
 
@@ -312,14 +311,14 @@ def test_damaged_exif_data_leave_the_photograph_as_it_is(tmp_path, recwarn, dama
     image.paste((255, 255, 255), (0, 0, 8, 2))
     damaged = {"text": b"Exif\0\0nonsense", "short": whole[:12]}[damage]
     image.save(tmp_path / "image.jpg", exif=damaged, quality=100)
-    found = image_files.read_image(tmp_path / "image.jpg")
+    found = files.read_image(tmp_path / "image.jpg")
     assert found[0].mean() > 200 > 50 > found[-1].mean()
     assert not recwarn.list
 
 
 def test_class_folders_alone_give_every_fifth_image_as_test(tmp_path, capsys):
     write_tree(tmp_path, parts=("",), count=11)
-    train, test = data.load("folder", tmp_path), data.load("folder", tmp_path, "test")
+    train, test = sets.load("folder", tmp_path), sets.load("folder", tmp_path, "test")
     assert "every fifth image" in capsys.readouterr().out
     assert (len(train), len(test)) == (18, 4)
     expected = np.asarray(Image.open(tmp_path / "bird" / "004.png")).transpose(2, 0, 1)
@@ -365,54 +364,54 @@ def test_wrong_folders_are_refused_by_name(tmp_path, wrong, message):
     write_tree(tmp_path)
     break_tree(tmp_path, wrong)
     with pytest.raises(ValueError, match=message):
-        data.load("folder", tmp_path)
-    cache = tmp_path / image_files.CACHE_FOLDER / "original.npz"
+        sets.load("folder", tmp_path)
+    cache = tmp_path / files.CACHE_FOLDER / "original.npz"
     assert not cache.exists()
 
 
 def test_other_refusals_of_folders(tmp_path):
     with pytest.raises(OSError, match=r"absent: there is no such folder"):
-        data.load("folder", tmp_path / "absent")
+        sets.load("folder", tmp_path / "absent")
     write_tree(tmp_path / "small", size=7)
     with pytest.raises(ValueError, match=r"7x7: allowed are 8 pixels or more"):
-        data.load("folder", tmp_path / "small")
+        sets.load("folder", tmp_path / "small")
     write_tree(tmp_path / "half", parts=("train",))
     with pytest.raises(ValueError, match=r"there is no test/ or val/"):
-        data.load("folder", tmp_path / "half", "test")
+        sets.load("folder", tmp_path / "half", "test")
     write_tree(tmp_path / "few", parts=("",), count=4)
     with pytest.raises(ValueError, match=r"class 'bird' has 4 images"):
-        data.load("folder", tmp_path / "few")
+        sets.load("folder", tmp_path / "few")
     write_tree(tmp_path / "wide")
     for file in (tmp_path / "wide").rglob("*.png"):
         Image.new("RGB", (10, 8)).save(file)
     with pytest.raises(ValueError, match=r"10x8: images must be square"):
-        data.load("folder", tmp_path / "wide")
+        sets.load("folder", tmp_path / "wide")
     Image.new("L", (10, 8)).save(tmp_path / "alone.png")
-    assert image_files.read_image(tmp_path / "alone.png", 8).shape == (8, 8, 1)
+    assert files.read_image(tmp_path / "alone.png", 8).shape == (8, 8, 1)
 
 
 @pytest.mark.skipif(
-    not image_files.DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+    not files.DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
 )
 def test_the_real_fashion_mnist_is_whole(tmp_path):
-    found = data.load("fashion_mnist", tmp_path, "test")
+    found = sets.load("fashion_mnist", tmp_path, "test")
     assert (len(found), found.labels.bincount().tolist()) == (10000, [1000] * 10)
 
 
 def test_images_that_have_the_size_are_not_decoded_again(tmp_path, capfd):
     write_tree(tmp_path, size=16)
-    first = image_files.class_folders(tmp_path, "train")
+    first = files.class_folders(tmp_path, "train")
     capfd.readouterr()
     size = first.images.shape[1]
-    again = image_files.class_folders(tmp_path, "train", image_size=size)
+    again = files.class_folders(tmp_path, "train", image_size=size)
     assert np.array_equal(first.images, again.images)
     assert "decoding" not in "".join(capfd.readouterr())
-    smaller = image_files.class_folders(tmp_path, "train", image_size=8)
+    smaller = files.class_folders(tmp_path, "train", image_size=8)
     assert smaller.images.shape[1:3] == (8, 8)
 
 
 def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path, recwarn):
     image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).convert("P")
     image.save(tmp_path / "palette.png", transparency=bytes([0, 128] + [255] * 254))
-    assert image_files.read_image(tmp_path / "palette.png").shape == (8, 8, 3)
+    assert files.read_image(tmp_path / "palette.png").shape == (8, 8, 3)
     assert not recwarn.list

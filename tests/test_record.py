@@ -1,4 +1,4 @@
-"""search_record.py: rows of the tables."""
+"""search/record.py: rows of the tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from conftest import random_cell
 
 from genotypes import to_json
-from paired_search import Comparison, Outcome
-from search_record import Record
+from search.paired_search import Comparison, Outcome
+from search.record import Record
 
 
 def comparison(pair: int, decided_by: str, probability: float | None) -> Comparison:

@@ -1,4 +1,4 @@
-"""training_run.py: the average of the weights, and the weights that a training starts from."""
+"""training/run.py: the average of the weights, and the weights that a training starts from."""
 
 import hashlib
 from types import SimpleNamespace
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-import checkpoint
 import genotypes
+from common import checkpoint
 from model import NetworkCIFAR, NetworkImageNet
-from training_run import average_weights, load_weights
+from training.run import average_weights, load_weights
 
 
 @pytest.mark.parametrize(

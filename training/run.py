@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import checkpoint
-import distributed
 import genotypes
-import training
-from flags import PLACES
-from inference import check_flags
+from common import checkpoint, distributed
+from common.flags import PLACES
+from common.run_folder import RunFolder
 from model import Network, count, load_network_state
-from run_folder import RunFolder
+from training import loop
+from training.inference import check_flags
 from utils import write_atomically
 
 FACTS = ("kind", "images", "genotype", "processes")  # of the run, kept in its checkpoints
@@ -173,7 +172,7 @@ class TrainingRun:
         `network` is this run's network, or that network compiled.
         """
         try:
-            self.sums += training.train_step(
+            self.sums += loop.train_step(
                 network,
                 self.optimizer,
                 inputs,

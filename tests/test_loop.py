@@ -1,4 +1,4 @@
-"""training.py: one epoch, per-image losses, schedules, recalibration."""
+"""training/loop.py: one epoch, per-image losses, schedules, recalibration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import training
+from training import loop
 
 
 class Linear(nn.Module):
@@ -33,10 +33,10 @@ def some_batches(
     return [(x, (x.flatten(1)[:, :3]).argmax(1)) for x in images]
 
 
-def train(network: nn.Module, batches, learning_rate: float = 0.1, **more) -> training.EpochResult:
+def train(network: nn.Module, batches, learning_rate: float = 0.1, **more) -> loop.EpochResult:
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9)
-    scaler = training.grad_scaler(torch.device("cpu"), "float32")
-    return training.train_one_epoch(network, optimizer, batches, scaler=scaler, **more)
+    scaler = loop.grad_scaler(torch.device("cpu"), "float32")
+    return loop.train_one_epoch(network, optimizer, batches, scaler=scaler, **more)
 
 
 def test_an_epoch_learns_and_counts_images() -> None:
@@ -99,13 +99,13 @@ def gradients(images: torch.Tensor, labels: torch.Tensor, total: int, parts: int
     """Of one `train_step` of a new network; the sums that the step returns stand behind them."""
     torch.manual_seed(0)
     network = Plain()
-    sums = training.train_step(
+    sums = loop.train_step(
         network,
         torch.optim.SGD(network.parameters(), lr=0.1),
         images,
         labels,
         images=total,
-        scaler=training.grad_scaler(torch.device("cpu"), "float32"),
+        scaler=loop.grad_scaler(torch.device("cpu"), "float32"),
         grad_clip=1e9,
         auxiliary_weight=0.4,
         label_smoothing=0.1,
@@ -149,9 +149,9 @@ def test_evaluation_is_by_image_in_order_and_builds_no_graph() -> None:
     train(network, some_batches())
     batches = some_batches(1)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    result = training.evaluate(network, batches)
+    result = loop.evaluate(network, batches)
     alone = [
-        training.evaluate(network, [(x[i : i + 1], y[i : i + 1])]).losses
+        loop.evaluate(network, [(x[i : i + 1], y[i : i + 1])]).losses
         for x, y in batches
         for i in range(len(y))
     ]
@@ -177,17 +177,17 @@ def test_errors_are_counted_in_the_best_and_the_best_five() -> None:
     logits = torch.tensor([6.0, 5, 4, 3, 2, 1, 0]).repeat(7, 1)  # the label's place: first, ..., seventh
     batches = [(logits[:4], torch.tensor([0, 1, 2, 3])), (logits[4:], torch.tensor([4, 5, 6]))]
     total = math.log(sum(math.exp(logit) for logit in range(7)))
-    sums = training.count_errors(Given(), batches)
+    sums = loop.count_errors(Given(), batches)
     assert sums.dtype == torch.float64
     assert sums.tolist() == pytest.approx([7 * total - 21, 6, 2, 7], rel=1e-6)
-    errors = training.Errors.of(sums)
+    errors = loop.Errors.of(sums)
     assert (errors.error, errors.error_top5, errors.images) == (6 / 7, 2 / 7, 7)
     assert errors.loss == pytest.approx(total - 3, rel=1e-6)
 
 
 def test_with_few_classes_every_label_is_among_the_best_five() -> None:
     logits = torch.tensor([[0.0, 2, 1], [2, 0, 1], [1, 2, 0]])
-    loss, *counts = training.count_errors(Given(), [(logits, torch.tensor([1, 1, 0]))]).tolist()
+    loss, *counts = loop.count_errors(Given(), [(logits, torch.tensor([1, 1, 0]))]).tolist()
     assert counts == [2, 0, 3]
     total = math.log(1 + math.e + math.e**2)
     assert loss == pytest.approx(3 * total - (2 + 0 + 1), rel=1e-6)
@@ -198,7 +198,7 @@ def test_recalibration_is_the_plain_average_whatever_was_there() -> None:
     network.norm.running_mean.fill_(100.0)
     batches = some_batches(sizes=(8, 8))
     weight = network.classifier.weight.clone()
-    training.recalibrate_batch_norm(network, batches)
+    loop.recalibrate_batch_norm(network, batches)
     expected = torch.stack([x.mean() for x, _ in batches]).mean()
     assert torch.allclose(network.norm.running_mean, expected, atol=1e-6)
     assert network.norm.momentum == 0.1
@@ -206,7 +206,7 @@ def test_recalibration_is_the_plain_average_whatever_was_there() -> None:
 
 
 def test_the_cosine_falls_from_start_to_end() -> None:
-    values = [training.cosine(i / 10, 0.1, 0.001) for i in range(11)]
+    values = [loop.cosine(i / 10, 0.1, 0.001) for i in range(11)]
     assert values == sorted(values, reverse=True)
     assert values[0] == 0.1
     assert math.isclose(values[10], 0.001)
@@ -215,11 +215,11 @@ def test_the_cosine_falls_from_start_to_end() -> None:
 
 def test_precision() -> None:
     cpu = torch.device("cpu")
-    assert training.choose_precision(cpu, "auto") == "float32"
-    assert training.choose_precision(cpu, "bfloat16") == "bfloat16"
-    with training.autocast(cpu, "bfloat16"):
+    assert loop.choose_precision(cpu, "auto") == "float32"
+    assert loop.choose_precision(cpu, "bfloat16") == "bfloat16"
+    with loop.autocast(cpu, "bfloat16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    with training.autocast(cpu, "float32"):
+    with loop.autocast(cpu, "float32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    assert training.grad_scaler(cpu, "float16").is_enabled()
-    assert not training.grad_scaler(cpu, "bfloat16").is_enabled()
+    assert loop.grad_scaler(cpu, "float16").is_enabled()
+    assert not loop.grad_scaler(cpu, "bfloat16").is_enabled()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from encoding import Architecture, ChoiceSpace, Integers, Reals
-from slow_fast import SlowFast, generator
+from search.slow_fast import SlowFast, generator
 
 STRATEGIES = ("slow_fast", "random")
 SCREEN, AUDIT, FRESH = range(100, 103)  # what a random number is for; SlowFast has the small ones

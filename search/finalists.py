@@ -6,16 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import checkpoint
-import data
-import distributed
 import genotypes
-import training
 import visualize
-from candidates import Job, Task, compare, train_all
+from common import checkpoint, distributed
 from genotypes import Genotype
+from images import sets
 from model import NetworkCIFAR
-from search_record import Finalist, Run, save
+from search.candidates import Job, Task, compare, train_all
+from search.record import Finalist, Run, save
+from training import loop
 from utils import write_atomically
 
 
@@ -27,7 +26,7 @@ def train_from_scratch(
     All cells see the same batches, and equal modules start from equal weights: only the cells differ.
     The cells are spread over the processes.
     """
-    schedule = [(training.cosine(epoch / epochs, learning_rate, 0.0), 0.0) for epoch in range(epochs)]
+    schedule = [(loop.cosine(epoch / epochs, learning_rate, 0.0), 0.0) for epoch in range(epochs)]
     jobs = [Job(cell, ("finalist",), schedule) for cell in cells]
     trained = train_all(task, task.weight_set(C, layers, "finalists"), jobs)
     return [Finalist(cell, result) for cell, result in zip(cells, trained, strict=True)]
@@ -69,7 +68,7 @@ def train_finalists(run: Run, cells: Sequence[Genotype]) -> None:
         )
 
 
-def finish(run: Run, test: data.ImageSet) -> None:
+def finish(run: Run, test: sets.ImageSet) -> None:
     """Train the finalists from scratch, choose one, test it, write it down and record it."""
     config = run.config
     cells = run.search.finalists(config.finalists)
@@ -79,7 +78,7 @@ def finish(run: Run, test: data.ImageSet) -> None:
     best = winner(run.record.finalists)
     size = {"C": config.init_channels, "layers": config.layers}
     network = trained_network(run.task, best, **size)
-    tested = training.evaluate(network, run.task.clean(test.to(run.task.device)), run.task.precision)
+    tested = loop.evaluate(network, run.task.clean(test.to(run.task.device)), run.task.precision)
     if not distributed.is_main():
         return
     write_winner(run, best, network, tested)
@@ -123,7 +122,7 @@ def finished_before(run: Run) -> bool:
     return True
 
 
-def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: training.Evaluation) -> None:
+def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: loop.Evaluation) -> None:
     """genotype.json, finalists.csv, model.pt and report.html."""
     folder, task, log = run.folder, run.task, run.folder.log
     images = {

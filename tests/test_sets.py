@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-import data
+from images import sets
 
 
 def random_set(count=23, channels=3, size=12, classes=4):
     generator = torch.Generator().manual_seed(7)
     images = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.arange(count) % classes
-    return data.ImageSet(images, labels, tuple("abcdefgh"[:classes]))
+    return sets.ImageSet(images, labels, tuple("abcdefgh"[:classes]))
 
 
 def generator(seed=0):
@@ -42,17 +42,17 @@ def reference_augment(image, uniforms, augmentation):
 @pytest.mark.parametrize(
     "augmentation",
     [
-        data.Augmentation(2, True, 6),
-        data.Augmentation(0, True, 0),
-        data.Augmentation(3, False, 5),
-        data.Augmentation(0, False, 1),
+        sets.Augmentation(2, True, 6),
+        sets.Augmentation(0, True, 0),
+        sets.Augmentation(3, False, 5),
+        sets.Augmentation(0, False, 1),
     ],
 )
 def test_training_batches_equal_a_per_image_reference(channels, augmentation):
     images = random_set(channels=channels)
-    statistics = data.channel_statistics(images.images)
-    order, uniforms = data.draw(len(images), generator(5))
-    produced = list(data.batches(images, 8, statistics, generator=generator(5), augmentation=augmentation))
+    statistics = sets.channel_statistics(images.images)
+    order, uniforms = sets.draw(len(images), generator(5))
+    produced = list(sets.batches(images, 8, statistics, generator=generator(5), augmentation=augmentation))
     values, labels = torch.cat([x for x, _ in produced]), torch.cat([y for _, y in produced])
     assert torch.equal(labels, images.labels[order])
     mean, std = (np.array(x) for x in statistics)
@@ -68,21 +68,21 @@ def test_training_batches_equal_a_per_image_reference(channels, augmentation):
 def test_augmentation_leaves_the_set_as_it_was():
     images = random_set()
     before = images.images.clone()
-    for augmentation in (data.Augmentation(0, True, 4), data.Augmentation(2, True, 4)):
+    for augmentation in (sets.Augmentation(0, True, 4), sets.Augmentation(2, True, 4)):
         list(
-            data.batches(
-                images, 8, data.channel_statistics(before), generator=generator(), augmentation=augmentation
+            sets.batches(
+                images, 8, sets.channel_statistics(before), generator=generator(), augmentation=augmentation
             )
         )
     assert torch.equal(images.images, before)
 
 
 def test_crop_and_cutout_reach_every_position():
-    images = data.ImageSet(
+    images = sets.ImageSet(
         torch.full((2000, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(2000).long(), ("a", "b")
     )
-    cropped, rows, columns = data.augment(
-        images.images.permute(0, 2, 3, 1), data.draw(2000, generator())[1], data.Augmentation(1, False, 1)
+    cropped, rows, columns = sets.augment(
+        images.images.permute(0, 2, 3, 1), sets.draw(2000, generator())[1], sets.Augmentation(1, False, 1)
     )
     corners = cropped[:, [0, 0, -1, -1], [0, -1, 0, -1], 0].bool()
     assert len(torch.unique(corners, dim=0)) == 9  # 3 x 3 shifts, each its own pattern of black borders
@@ -93,21 +93,21 @@ def test_crop_and_cutout_reach_every_position():
 
 def test_clean_batches_are_in_order_and_normalised():
     images = random_set()
-    statistics = data.channel_statistics(images.images)
-    produced = list(data.batches(images, 8, statistics))
+    statistics = sets.channel_statistics(images.images)
+    produced = list(sets.batches(images, 8, statistics))
     assert [len(labels) for _, labels in produced] == [8, 8, 7]
     values = torch.cat([x for x, _ in produced])
     assert torch.equal(torch.cat([y for _, y in produced]), images.labels)
-    assert torch.equal(values, data.normalise(images.images, statistics))
+    assert torch.equal(values, sets.normalise(images.images, statistics))
     assert values.mean(dim=(0, 2, 3)).abs().max() < 1e-5
     assert (values.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
 def test_memory_format_is_as_asked():
     images = random_set()
-    statistics = data.channel_statistics(images.images)
-    last = next(data.batches(images, 8, statistics))[0]
-    first = next(data.batches(images, 8, statistics, channels_last=False))[0]
+    statistics = sets.channel_statistics(images.images)
+    last = next(sets.batches(images, 8, statistics))[0]
+    first = next(sets.batches(images, 8, statistics, channels_last=False))[0]
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert first.is_contiguous()
     assert torch.equal(first, last)
@@ -115,15 +115,15 @@ def test_memory_format_is_as_asked():
 
 def test_batches_repeat_with_the_seed_and_only_with_it():
     images = random_set()
-    statistics = data.channel_statistics(images.images)
-    augmentation = data.Augmentation.of(images, "folder", cutout=True)
+    statistics = sets.channel_statistics(images.images)
+    augmentation = sets.Augmentation.of(images, "folder", cutout=True)
 
     def epoch(seed):
         torch.rand(seed + 1)  # the global generator must not matter
         return torch.cat(
             [
                 x
-                for x, _ in data.batches(
+                for x, _ in sets.batches(
                     images, 8, statistics, generator=generator(seed), augmentation=augmentation
                 )
             ]
@@ -135,10 +135,10 @@ def test_batches_repeat_with_the_seed_and_only_with_it():
 
 def test_order_does_not_depend_on_the_augmentation():
     images = random_set()
-    statistics = data.channel_statistics(images.images)
-    plain = [y for _, y in data.batches(images, 8, statistics, generator=generator(3))]
-    cut = data.Augmentation(2, True, 4)
-    augmented = [y for _, y in data.batches(images, 8, statistics, generator=generator(3), augmentation=cut)]
+    statistics = sets.channel_statistics(images.images)
+    plain = [y for _, y in sets.batches(images, 8, statistics, generator=generator(3))]
+    cut = sets.Augmentation(2, True, 4)
+    augmented = [y for _, y in sets.batches(images, 8, statistics, generator=generator(3), augmentation=cut)]
     assert torch.equal(torch.cat(plain), torch.cat(augmented))
 
 
@@ -146,13 +146,13 @@ def test_order_does_not_depend_on_the_augmentation():
 @pytest.mark.parametrize("processes", [2, 3])
 def test_shards_together_are_the_whole_epoch_without_padding(training, processes):
     images = random_set(count=28)
-    statistics = data.channel_statistics(images.images)
+    statistics = sets.channel_statistics(images.images)
 
     def epoch(shard):
         keywords = (
-            {"generator": generator(4), "augmentation": data.Augmentation(2, True, 4)} if training else {}
+            {"generator": generator(4), "augmentation": sets.Augmentation(2, True, 4)} if training else {}
         )
-        return list(data.batches(images, 8, statistics, shard=shard, **keywords))
+        return list(sets.batches(images, 8, statistics, shard=shard, **keywords))
 
     whole = epoch((0, 1))
     shards = [epoch((rank, processes)) for rank in range(processes)]
@@ -168,18 +168,18 @@ def test_shards_together_are_the_whole_epoch_without_padding(training, processes
 
 def test_a_last_training_batch_of_one_image_is_left_out():
     images = random_set(count=17)
-    statistics = data.channel_statistics(images.images)
-    assert [len(y) for _, y in data.batches(images, 8, statistics, generator=generator())] == [8, 8]
-    assert [len(y) for _, y in data.batches(images, 8, statistics)] == [8, 8, 1]
+    statistics = sets.channel_statistics(images.images)
+    assert [len(y) for _, y in sets.batches(images, 8, statistics, generator=generator())] == [8, 8]
+    assert [len(y) for _, y in sets.batches(images, 8, statistics)] == [8, 8, 1]
 
 
 def test_split_is_seeded_and_covers_everything_once():
-    train, validation = data.split(101, 0.5, seed=3)
+    train, validation = sets.split(101, 0.5, seed=3)
     assert (len(train), len(validation)) == (50, 51)
     assert torch.equal(torch.cat([train, validation]).sort().values, torch.arange(101))
-    assert torch.equal(train, data.split(101, 0.5, seed=3)[0])
-    assert not torch.equal(train, data.split(101, 0.5, seed=4)[0])
-    few = data.split(101, 0.5, seed=3, images=20)
+    assert torch.equal(train, sets.split(101, 0.5, seed=3)[0])
+    assert not torch.equal(train, sets.split(101, 0.5, seed=4)[0])
+    few = sets.split(101, 0.5, seed=3, images=20)
     assert (len(few[0]), len(few[1]), len(torch.cat(few).unique())) == (10, 10, 20)
 
 
@@ -194,16 +194,16 @@ def test_split_is_seeded_and_covers_everything_once():
 )
 def test_split_refuses_what_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
-        data.split(*arguments)
+        sets.split(*arguments)
 
 
 def test_statistics_are_those_of_numpy_and_never_zero():
     images = random_set(count=50).images
     values = images.numpy() / 255
-    statistics = data.channel_statistics(images)
+    statistics = sets.channel_statistics(images)
     np.testing.assert_allclose(statistics.mean, values.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(statistics.std, values.std((0, 2, 3)), rtol=1e-9)
-    assert data.channel_statistics(torch.full((3, 1, 8, 8), 9, dtype=torch.uint8)).std == (1 / 255,)
+    assert sets.channel_statistics(torch.full((3, 1, 8, 8), 9, dtype=torch.uint8)).std == (1 / 255,)
 
 
 def test_subset_keeps_images_labels_and_classes_together():
@@ -218,13 +218,13 @@ def test_subset_keeps_images_labels_and_classes_together():
 @pytest.mark.parametrize(("size", "padding", "cutout"), [(8, 1, 4), (28, 4, 14), (32, 4, 16), (64, 8, 32)])
 def test_augmentation_scales_with_the_image(size, padding, cutout):
     images = random_set(size=size)
-    assert data.Augmentation.of(images, "cifar10", cutout=True) == (padding, True, cutout)
-    assert data.Augmentation.of(images, "digits", cutout=False) == (padding, False, 0)
-    assert data.Augmentation.of(images, "digits", cutout=False, flip=True).flip
+    assert sets.Augmentation.of(images, "cifar10", cutout=True) == (padding, True, cutout)
+    assert sets.Augmentation.of(images, "digits", cutout=False) == (padding, False, 0)
+    assert sets.Augmentation.of(images, "digits", cutout=False, flip=True).flip
 
 
 def test_digits_are_complete_stratified_and_fixed():
-    train, test = data.load("digits", part="train"), data.load("digits", part="test")
+    train, test = sets.load("digits", part="train"), sets.load("digits", part="test")
     assert (len(train), len(test)) == (1442, 355)
     assert train.images.shape[1:] == (1, 8, 8)
     assert train.images.max() == 255
@@ -245,17 +245,17 @@ def test_digits_are_complete_stratified_and_fixed():
 )
 def test_load_refuses_what_it_does_not_know(arguments, message):
     with pytest.raises(ValueError, match=message):
-        data.load(*arguments)
+        sets.load(*arguments)
 
 
 def test_published_statistics_are_used_for_cifar_only():
     images = random_set()
-    assert data.statistics_of("cifar10", images).mean[0] == pytest.approx(0.4914, abs=1e-4)
-    assert data.statistics_of("folder", images) == data.channel_statistics(images.images)
+    assert sets.statistics_of("cifar10", images).mean[0] == pytest.approx(0.4914, abs=1e-4)
+    assert sets.statistics_of("folder", images) == sets.channel_statistics(images.images)
 
 
 def test_evaluation_in_more_processes_than_the_last_batch_has_images():
     images = random_set(count=9)
-    statistics = data.channel_statistics(images.images)
-    shards = [list(data.batches(images, 4, statistics, shard=(rank, 3))) for rank in range(3)]
+    statistics = sets.channel_statistics(images.images)
+    shards = [list(sets.batches(images, 4, statistics, shard=(rank, 3))) for rank in range(3)]
     assert [[len(labels) for _, labels in shard] for shard in shards] == [[2, 2, 1], [1, 1], [1, 1]]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import image_files
+from images import files
 from utils import derive_seed
 
 SETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
@@ -138,7 +138,7 @@ def channel_statistics(images: Tensor) -> Statistics:
 
 def read_image(path: str, image_size: int, channels: int) -> Tensor:
     """An image file as uint8 (channels, image_size, image_size), with 1 or 3 channels whatever it has."""
-    image = torch.from_numpy(image_files.read_image(path, image_size).copy()).permute(2, 0, 1)
+    image = torch.from_numpy(files.read_image(path, image_size).copy()).permute(2, 0, 1)
     if channels == 1 and len(image) == 3:  # the luminance of ITU-R 601
         weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
         image = (image * weights).sum(0, keepdim=True).round().to(torch.uint8)
@@ -303,13 +303,13 @@ def load(
         raise ValueError(f"--image_size {image_size}: allowed are {SMALLEST_IMAGE} pixels or more")
     folder = Path(folder).expanduser()
     if name == "digits":
-        arrays = image_files.digits(part)
+        arrays = files.digits(part)
     elif name == "fashion_mnist":
-        arrays = image_files.fashion_mnist(folder, part)
+        arrays = files.fashion_mnist(folder, part)
     elif name == "folder":
-        arrays = image_files.class_folders(folder, part, image_size, smallest=SMALLEST_IMAGE)
+        arrays = files.class_folders(folder, part, image_size, smallest=SMALLEST_IMAGE)
     else:
-        arrays = image_files.cifar(name, folder, part)
+        arrays = files.cifar(name, folder, part)
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2)  # (N, C, H, W)
     return ImageSet(images, torch.from_numpy(arrays.labels), arrays.classes)
 
@@ -326,7 +326,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __init__(self, folder: str | Path, image_size: int, training: bool, seed: int = 0) -> None:
         from torchvision.transforms import v2
 
-        listing = image_files.list_classes(Path(folder).expanduser(), stamps=False)
+        listing = files.list_classes(Path(folder).expanduser(), stamps=False)
         # One array instead of a million strings: workers would copy those by counting references.
         self._paths = np.array([os.fsencode(path) for path in listing.paths])
         self.labels, self.classes = listing.labels, listing.classes
@@ -344,7 +344,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """An image uint8 (H, W, 3) and its label; ValueError names a file that cannot be read."""
-        picture = image_files.open_image(os.fsdecode(self._paths[index])).convert("RGB")
+        picture = files.open_image(os.fsdecode(self._paths[index])).convert("RGB")
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms know the global generator only
             torch.manual_seed(derive_seed(self.seed, "image", self.epoch, index))
             picture = self._transform(picture)

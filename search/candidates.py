@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import data
-import distributed
-import training
+from common import distributed
 from genotypes import Genotype
+from images import sets
 from model import NetworkCIFAR
 from model_search import FullSize, Weights, WeightSet
-from paired_search import Outcome
+from search.paired_search import Outcome
+from training import loop
 from utils import derive_seed
 
 
 class Task(NamedTuple):
     """What every candidate is trained and compared on, and how."""
 
-    train: data.ImageSet
-    validation: data.ImageSet
-    statistics: data.Statistics
-    augmentation: data.Augmentation
+    train: sets.ImageSet
+    validation: sets.ImageSet
+    statistics: sets.Statistics
+    augmentation: sets.Augmentation
     device: torch.device
     seed: int
     batch_size: int
@@ -64,9 +64,9 @@ class Task(NamedTuple):
             image_size=self.train.image_size,
         )
 
-    def batches(self, *purpose: str | int) -> training.Batches:
+    def batches(self, *purpose: str | int) -> loop.Batches:
         """One epoch of augmented training batches, the same for equal purposes."""
-        return data.batches(
+        return sets.batches(
             self.train,
             self.batch_size,
             self.statistics,
@@ -75,20 +75,20 @@ class Task(NamedTuple):
             channels_last=self.channels_last,
         )
 
-    def clean(self, images: data.ImageSet) -> training.Batches:
-        return data.batches(images, self.batch_size, self.statistics, channels_last=self.channels_last)
+    def clean(self, images: sets.ImageSet) -> loop.Batches:
+        return sets.batches(images, self.batch_size, self.statistics, channels_last=self.channels_last)
 
 
-def load_task(config: Any, device: torch.device) -> tuple[Task, data.ImageSet]:
+def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
     """What the flags of train_search.py say about images and training; and the test images, on the CPU.
 
     Raises ValueError that names the flag where the images are not there, or too few.
     """
-    images = data.load(config.set, config.data, "train", config.image_size)
-    test = data.load(config.set, config.data, "test", config.image_size)
+    images = sets.load(config.set, config.data, "train", config.image_size)
+    test = sets.load(config.set, config.data, "test", config.image_size)
     if config.images is not None and config.images > len(images):
         raise ValueError(f"--images {config.images}: the training images are only {len(images)}")
-    train, validation = data.split(len(images), config.train_portion, config.seed, config.images)
+    train, validation = sets.split(len(images), config.train_portion, config.seed, config.images)
     if min(len(train), len(validation)) < 2:
         raise ValueError(
             f"--train_portion {config.train_portion}: {len(train)} images would train and {len(validation)} "
@@ -98,15 +98,15 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, data.ImageSet]:
     task = Task(
         train=training_half,
         validation=images.subset(validation).to(device),
-        statistics=data.statistics_of(config.set, training_half),
-        augmentation=data.Augmentation.of(images, config.set, cutout=config.cutout),
+        statistics=sets.statistics_of(config.set, training_half),
+        augmentation=sets.Augmentation.of(images, config.set, cutout=config.cutout),
         device=device,
         seed=config.seed,
         batch_size=config.batch_size,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
-        precision=training.choose_precision(device, config.precision),
+        precision=loop.choose_precision(device, config.precision),
         channels_last=config.channels_last,
         recalibrate=config.recalibrate,
         fingerprint=f"{images.fingerprint()} {test.fingerprint()}",
@@ -152,15 +152,15 @@ def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> Trained:
     optimizer = torch.optim.SGD(
         network.parameters(), lr=1.0, momentum=task.momentum, weight_decay=task.weight_decay
     )
-    scaler = training.grad_scaler(task.device, task.precision)
+    scaler = loop.grad_scaler(task.device, task.precision)
     finite = True
     for epoch, (learning_rate, drop_path_prob) in enumerate(job.schedule):
-        training.set_learning_rate(optimizer, learning_rate)
+        loop.set_learning_rate(optimizer, learning_rate)
         network.drop_path_prob = drop_path_prob
         network.drop_path_generator = torch.Generator(task.device).manual_seed(
             derive_seed(task.seed, "drop path", *job.purpose, epoch)
         )
-        result = training.train_one_epoch(
+        result = loop.train_one_epoch(
             network,
             optimizer,
             task.batches(*job.purpose, epoch),
@@ -178,8 +178,8 @@ def _evaluated(task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Jo
     if finite and task.recalibrate:
         epoch = task.batches(*job.purpose, "recalibrate")
         some = (batch for _, batch in zip(range(task.recalibrate), epoch, strict=False))
-        training.recalibrate_batch_norm(network, some, task.precision)
-    losses, correct = training.evaluate(network, task.clean(task.validation), task.precision)
+        loop.recalibrate_batch_norm(network, some, task.precision)
+    losses, correct = loop.evaluate(network, task.clean(task.validation), task.precision)
     if not finite:
         losses, correct = torch.full_like(losses, math.nan), torch.zeros_like(correct)
     return Trained(losses, correct, weight_set.weights(network))

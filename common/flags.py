@@ -58,7 +58,7 @@ def run_script(main: Callable[[Any], None], config: type) -> None:
     except MemoryError as error:
         fail(f"not enough memory: {error}")
     except RuntimeError as error:  # PyTorch's lack of memory is one, on the CPU as on a GPU
-        import distributed  # not above: it needs torch, which takes seconds to import
+        from common import distributed  # not above: it needs torch, which takes seconds to import
 
         if distributed.stopped(error):
             fail("stopped", code=130)

@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-import checkpoint
-import distributed
-from candidates import Task, Trained
+from common import checkpoint, distributed
+from common.flags import PLACES
+from common.run_folder import RunFolder
 from encoding import operation_counts
-from flags import PLACES
 from genotypes import Genotype, from_json, to_json
 from model_search import FullSize, WeightSet
-from paired_search import Comparison, Outcome, PairedSearch
-from run_folder import RunFolder
+from search.candidates import Task, Trained
+from search.paired_search import Comparison, Outcome, PairedSearch
 
 Row = dict[str, Any]
 FREE = ("data", "device", "record")  # flags of train_search.py that may differ when a run is taken up again

@@ -24,9 +24,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tqdm import tqdm
 
-import checkpoint
-import distributed
-from flags import PLACES, parse
+from common import checkpoint, distributed
+from common.flags import PLACES, parse
 from utils import temporary_files, write_atomically
 
 Config = TypeVar("Config")

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 import genotypes
-import plots
 from genotypes import PRIMITIVES, Genotype
-from plots import Row, numbers, trained
+from pictures import plots
+from pictures.plots import Row, numbers, trained
 
 TABLES = {
     "history": ("generation", "loss_a", "loss_b", "winner", "decided_by"),

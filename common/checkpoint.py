@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flags import PLACES
+from common.flags import PLACES
 from genotypes import to_dict
 from utils import write_atomically
 

@@ -1,0 +1,251 @@
+"""A table of real trainings: cells trained from scratch on images, with everything seen on the way.
+
+    python benchmarks/image_table.py --out runs/table --set folder --data data/cifar10-jpeg --image_size 16 \
+        --images 4000 --cells 150 --repeats 2 --processes 2
+
+One line of `trainings.csv` is one training: the cell (`arch`, the choices of the search space joined by -),
+its kind (random, or the name it has in genotypes.py), the repeat, the test accuracy after the last epoch, the
+CPU seconds of training, and for every epoch training and validation loss and error. Cells of one repeat share
+start values, batches and crops, as candidates of a search do; another repeat has others. The images and
+their split stay. The file is written anew after each training: what was stopped goes on when it is started
+again, with any number of processes, and with more cells or repeats.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+import measure
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import genotypes
+from common.flags import check_range, run_script
+from encoding import CellSpace
+from genotypes import Genotype
+from images import sets
+from search.candidates import Task, load_task
+from training import loop
+from utils import derive_seed, write_atomically
+
+TABLE, SETTINGS = "trainings.csv", "settings.json"
+EXTENDS = ("out", "cells", "repeats", "named", "processes", "data")  # what may change when a table goes on
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train cells from scratch and write down what is seen."""
+
+    out: str
+    """folder of the table; what it holds already is not done again"""
+    set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
+    """data set; "folder" reads class folders of images from --data"""
+    data: str = "data"
+    """folder that holds the data sets, or the class folders"""
+    image_size: int | None = None
+    """resize the images to this height and width in pixels"""
+    images: int | None = None
+    """use only so many of the training images"""
+    train_portion: float = 0.5
+    """share of the images that train; the others are the validation images"""
+    test_images: int | None = None
+    """use only so many of the test images"""
+    cutout: bool = False
+    """cut a square of half the image's side out of each training image"""
+    cells: int = 150
+    """random cells"""
+    named: bool = True
+    """the cells of genotypes.py as well"""
+    repeats: int = 2
+    """trainings of each cell, from other start values and with other batches"""
+    epochs: int = 20
+    """of each training; the learning rate falls to 0 along a cosine"""
+    init_channels: int = 16
+    """channels of the first cell"""
+    layers: int = 3
+    """cells in a network"""
+    batch_size: int = 64
+    """images per step"""
+    learning_rate: float = 0.1
+    """at the start"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 3e-4
+    """of SGD"""
+    grad_clip: float = 5.0
+    """largest norm of the gradient"""
+    seed: int = 0
+    """of the images, their split, the random cells and the trainings"""
+    processes: int = 1
+    """trainings at the same time; the result does not depend on it"""
+
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be measured."""
+        check_range(self, "cells repeats processes epochs init_channels layers", 1)
+        check_range(self, "batch_size test_images", 2)
+        check_range(self, "images", 4)
+        check_range(self, "seed", 0, 2**63 - 1)
+        check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
+        check_range(self, "momentum weight_decay", 0, 1)
+
+    # What candidates.load_task wants to know beyond the flags.
+    device = "cpu"
+    precision = "float32"
+    channels_last = True
+    recalibrate = 0
+
+
+class Work(NamedTuple):
+    """A training to do."""
+
+    kind: str
+    repeat: int
+    cell: Genotype
+
+
+def cells(config: Config) -> Iterator[tuple[str, Genotype]]:
+    """Kind and cell: the named ones that the search space has, then the random ones; none comes twice."""
+    space, seen = CellSpace(), set()
+    named = {name: genotypes.lookup(name) for name in genotypes.names()} if config.named else {}
+    for name, genotype in named.items():
+        try:
+            cell = space.canonical(genotype)
+        except ValueError:
+            continue  # NASNet's and AmoebaNet's operations are not searched
+        if cell not in seen:
+            seen.add(cell)
+            yield name, cell
+    rng = np.random.default_rng(derive_seed(config.seed, "table") % 2**32)
+    for _ in range(config.cells):
+        yield "random", space.decode(space.sample(rng))
+
+
+def arch(cell: Genotype) -> str:
+    """A cell as the table names it."""
+    return "-".join(map(str, CellSpace().choices(cell).tolist()))
+
+
+_prepared: tuple[Config, Task, sets.ImageSet] | None = None  # of this process
+
+
+def prepare(config: Config) -> None:
+    """Load the images in a process that trains; one thread, on which the bits of a result depend."""
+    global _prepared
+    torch.set_num_threads(1)
+    task, test = load_task(config, torch.device("cpu"))
+    if config.test_images is not None:
+        drawn = torch.randperm(len(test), generator=torch.Generator().manual_seed(config.seed))
+        test = test.subset(drawn[: config.test_images])
+    _prepared = config, task, test
+
+
+def train(work: Work) -> dict[str, Any]:
+    """Train a cell from scratch; its line of the table. A training that diverges has empty numbers."""
+    assert _prepared is not None
+    config, task, test = _prepared
+    task = task._replace(seed=derive_seed(config.seed, "table", work.repeat))
+    begin, spent = time.process_time(), 0.0
+    network = task.weight_set(config.init_channels, config.layers, "table").network(work.cell)
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=1.0, momentum=task.momentum, weight_decay=task.weight_decay
+    )
+    scaler = loop.grad_scaler(task.device, task.precision)
+    seen: dict[str, Any] = {}
+    for epoch in range(config.epochs):
+        loop.set_learning_rate(optimizer, loop.cosine(epoch / config.epochs, config.learning_rate, 0.0))
+        batches = task.batches("table", epoch)
+        fitted = loop.train_one_epoch(network, optimizer, batches, scaler=scaler, grad_clip=task.grad_clip)
+        spent += time.process_time() - begin
+        found = loop.evaluate(network, task.clean(task.validation))
+        begin = time.process_time()
+        numbers = (fitted.loss, fitted.error, found.loss, found.error)
+        for part, number in zip(PARTS, numbers, strict=True):
+            seen[f"{part}_{epoch + 1}"] = f"{number:.5g}" if math.isfinite(number) else ""
+    tested = loop.evaluate(network, task.clean(test))
+    head = {"arch": arch(work.cell), "kind": work.kind, "repeat": work.repeat}
+    finite = math.isfinite(tested.loss)
+    return head | {
+        "accuracy": f"{100 * (1 - tested.error):.3f}" if finite else "",
+        "test_loss": f"{tested.loss:.5g}" if finite else "",
+        "seconds": f"{spent:.2f}",
+        **seen,
+    }
+
+
+PARTS = ("training_loss", "training_error", "validation_loss", "validation_error")
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The lines of a table that is there; none where it is not."""
+    if not file.is_file():
+        return []
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """All lines, whole at every moment."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(file, text.getvalue())
+
+
+def open_folder(config: Config) -> Path:
+    """The table's folder, new or with the same settings. ValueError where it holds another table."""
+    folder = Path(config.out)
+    settings = {name: value for name, value in asdict(config).items() if name not in EXTENDS}
+    file = folder / SETTINGS
+    if file.is_file():
+        there = json.loads(file.read_text())["settings"]
+        differing = [f"--{name} {there.get(name)}" for name in settings if there.get(name) != settings[name]]
+        if differing:
+            raise ValueError(f"--out {folder}: holds a table made with {', '.join(differing)}")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        origin = measure.provenance(asdict(config))
+        write_atomically(file, json.dumps({"settings": settings} | origin, indent=1) + "\n")
+    return folder
+
+
+def main(config: Config) -> None:
+    folder = open_folder(config)
+    rows = read(folder / TABLE)
+    have = {(row["arch"], int(row["repeat"])) for row in rows}
+    todo = [
+        Work(kind, repeat, cell)
+        for kind, cell in cells(config)
+        for repeat in range(config.repeats)
+        if (arch(cell), repeat) not in have
+    ]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(config.processes, context, prepare, (config,)) as pool,
+        tqdm(total=len(rows) + len(todo), initial=len(rows), unit="training") as bar,
+    ):
+        for row in pool.map(train, todo):
+            rows.append(row)
+            write(folder / TABLE, rows)
+            bar.update()
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
