@@ -18,19 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.kernels import concatenate, quick, to_channels_last
 from genotypes import Genotype
-from operations import (
-    OPS,
-    BatchNorm,
-    Convolution,
-    FactorizedReduce,
-    Identity,
-    ReLUConvBN,
-    ReLUFirst,
-    concatenate,
-    quick,
-    to_channels_last,
-)
+from operations import OPS, BatchNorm, Convolution, FactorizedReduce, Identity, ReLUConvBN, ReLUFirst
 
 SMALLEST_MAP = 2  # rows and columns that must be left before the classifier: 8x8 images under two reductions
 

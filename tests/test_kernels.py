@@ -1,0 +1,51 @@
+"""kernels.py: values, gradients and memory layouts are PyTorch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.kernels import concatenate, halves, to_channels_last
+from operations import Convolution
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 3), (16, 5), (12, 12)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (5, 1), (5, 2), (7, 1), (7, 2)])
+def test_quick_depthwise_convolutions_equal_pytorchs(size, stride, kernel, dilation):
+    padding = dilation * (kernel // 2)
+    convolution = Convolution(6, 6, kernel, stride, padding, dilation, groups=6)
+    x = torch.randn(3, 6, *size, requires_grad=True)
+    out = convolution(x)
+    plain = F.conv2d(x, convolution.weight, None, stride, padding, dilation, 6)
+    assert "Depthwise" in type(out.grad_fn).__name__, "the quick way was not taken"
+    gradient = torch.randn_like(plain)
+    ours = torch.autograd.grad(out, (x, convolution.weight), gradient)
+    pytorchs = torch.autograd.grad(plain, (x, convolution.weight), gradient)
+    assert out.shape == plain.shape
+    for a, b in zip((out, *ours), (plain, *pytorchs), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 4)])
+def test_halves_and_concatenation_have_the_right_gradients(size):
+    x = torch.randn(2, 3, *size, requires_grad=True)
+    quick = concatenate(list(halves(x)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # PyTorch's own functions are used under autocast
+        plain = concatenate(list(halves(x)))
+    assert "Concatenation" in type(quick.grad_fn).__name__
+    assert "Concatenation" not in type(plain.grad_fn).__name__
+    assert torch.equal(quick, plain)
+    gradient = torch.randn_like(plain)
+    assert torch.equal(torch.autograd.grad(quick, x, gradient)[0], torch.autograd.grad(plain, x, gradient)[0])
+
+
+def test_gradients_of_a_concatenation_are_dense():
+    parts = [torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2)]
+    gradient = torch.randn(2, 6, 4, 4).to(memory_format=torch.channels_last)
+    gradients = torch.autograd.grad(concatenate(parts), parts, gradient)
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in gradients)
+
+
+def test_channels_last_of_one_channel_has_its_strides():
+    assert to_channels_last(torch.randn(2, 1, 4, 5)).stride() == (20, 1, 5, 1)
+    assert to_channels_last(torch.randn(2, 3, 4, 5)).stride() == (60, 1, 15, 3)
