@@ -25,6 +25,7 @@ import genotypes
 from common import checkpoint, distributed
 from common.flags import check_arch, check_new_file, check_range, run_script
 from images import sets
+from images.large import LargeImages
 from model import NetworkImageNet, count, load_network_state
 from training import loop
 from training.inference import check_finite, check_flags, fold_batch_norm
@@ -159,11 +160,11 @@ def count_classes(path: str, weights: Any) -> int:
     raise ValueError(f"--model_path {path}: no checkpoint of a network: it has no classifier.weight")
 
 
-def load_images(config: Config, size: int, num_classes: int, classes: list[str] | None) -> sets.LargeImages:
+def load_images(config: Config, size: int, num_classes: int, classes: list[str] | None) -> LargeImages:
     """The images to test; ValueError where their classes are not those of the network."""
     folder = Path(config.data).expanduser()
     folder = folder / "val" if (folder / "val").is_dir() else folder
-    images = sets.LargeImages(folder, size, training=False)
+    images = LargeImages(folder, size, training=False)
     if classes is not None and (odd := sorted(set(classes) ^ set(images.classes))):
         where = "network" if odd[0] in classes else "folder"
         raise ValueError(f"--data {folder}: class {odd[0]!r} is one of the {where} only")
@@ -172,9 +173,7 @@ def load_images(config: Config, size: int, num_classes: int, classes: list[str] 
     return images
 
 
-def progress(
-    images: sets.LargeImages, config: Config, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def progress(images: LargeImages, config: Config, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the images, with a progress line."""
     shard = (distributed.rank(), distributed.world_size())
     batches = images.batches(

@@ -25,6 +25,7 @@ from common import distributed
 from common.flags import check_arch, check_installed, check_range, check_save, run_script
 from common.run_folder import RunFolder, new_name, resume
 from images import sets
+from images.augmentation import Augmentation
 from model import NetworkCIFAR, count
 from training import loop
 from training.run import TrainingRun, scalars, write_model
@@ -246,7 +247,7 @@ def steps(run: TrainingRun, config: Config, images: Images, precision: str, netw
         config.batch_size,
         images.statistics,
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "batches", run.epoch)),
-        augmentation=sets.Augmentation.of(images.train, config.set, config.cutout, config.flip),
+        augmentation=Augmentation.of(images.train.image_size, config.set, config.cutout, config.flip),
         channels_last=config.channels_last,
         shard=shard,
     )

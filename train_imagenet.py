@@ -24,6 +24,7 @@ from common import distributed
 from common.flags import check_arch, check_range, check_save, run_script
 from common.run_folder import RunFolder, new_name, resume
 from images import sets
+from images.large import LargeImages
 from model import NetworkImageNet, count
 from training import loop
 from training.run import TrainingRun, write_model
@@ -149,10 +150,10 @@ def main(config: Config) -> None:
         finish(run, config, validation, precision)
 
 
-def load(config: Config) -> tuple[sets.LargeImages, sets.LargeImages]:
+def load(config: Config) -> tuple[LargeImages, LargeImages]:
     """The training and the validation images; ValueError where their classes differ or images are too few."""
-    images = sets.LargeImages(Path(config.data) / "train", config.image_size, training=True, seed=config.seed)
-    validation = sets.LargeImages(Path(config.data) / "val", config.image_size, training=False)
+    images = LargeImages(Path(config.data) / "train", config.image_size, training=True, seed=config.seed)
+    validation = LargeImages(Path(config.data) / "val", config.image_size, training=False)
     if odd := sorted(set(images.classes) ^ set(validation.classes)):
         raise ValueError(f"--data {config.data}: class {odd[0]!r} is in only one of train/ and val/")
     smallest = 2 * distributed.world_size() * config.micro_batches
@@ -178,7 +179,7 @@ def build(config: Config, classes: int, device: torch.device) -> NetworkImageNet
     return network.to(device)
 
 
-def train(run: TrainingRun, config: Config, images: sets.LargeImages, precision: str) -> None:
+def train(run: TrainingRun, config: Config, images: LargeImages, precision: str) -> None:
     """Train from wherever the run is to the end of the last epoch."""
     network = torch.compile(run.network) if config.compile else run.network
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
@@ -200,7 +201,7 @@ def train(run: TrainingRun, config: Config, images: sets.LargeImages, precision:
 
 
 def steps(
-    run: TrainingRun, config: Config, images: sets.LargeImages, precision: str, network: Any
+    run: TrainingRun, config: Config, images: LargeImages, precision: str, network: Any
 ) -> Iterator[int]:
     """The rest of an epoch; the number of images of each step."""
     run.network.train()
@@ -224,7 +225,7 @@ def steps(
         yield total
 
 
-def finish(run: TrainingRun, config: Config, validation: sets.LargeImages, precision: str) -> None:
+def finish(run: TrainingRun, config: Config, validation: LargeImages, precision: str) -> None:
     """Evaluate the last epoch's weights once, and write model.pt."""
     log, path = run.folder.log, run.folder.path / "model.pt"
     run.folder.write_table("epochs.csv", run.rows)

@@ -1,14 +1,24 @@
-"""What has no better home: seeds for one purpose, an interval, and files that are written whole."""
+"""What has no better home: words from one process, seeds for one purpose, an interval, a lock, files written
+whole.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 TEMPORARY = ".part"
+
+
+def say(*words: object) -> None:
+    """Print what a user should know, from the first process only; stderr is kept for what is wrong."""
+    if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+        print(*words, flush=True)
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -25,11 +35,27 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder, or a file made for it, until the block ends or the process dies.
+
+    Where there are no such locks (Windows, network drives, read-only folders) the block runs unlocked.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT, 0o666)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def write_atomically(path: str | Path, content: str | bytes, mode: int = 0o644) -> None:
     """Write a file so that, at every moment, its old or its new content is there whole.
 
-    Raises OSError that names the file, e.g. for a full disk; the old content then stays. A killed program
-    may leave a file behind whose name `temporary_files` knows.
+    `mode` is its permissions. Raises OSError that names the file, e.g. for a full disk; the old content then
+    stays. A killed program may leave a file behind whose name `temporary_files` knows.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -40,7 +66,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; a result is as readable as any other file
+        os.chmod(temporary, mode)  # mkstemp makes it private; a result is as readable as any other file
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error

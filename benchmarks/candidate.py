@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import genotypes
 from common.flags import check_range, run_script
 from images import sets
+from images.augmentation import Augmentation
 from model_search import WeightSet
 from training import loop
 
@@ -69,7 +70,7 @@ def images_like(config: Config, count: int = 512) -> sets.ImageSet:
 
 def endless(images: sets.ImageSet, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
     """The project's augmented batches for ever."""
-    augmentation = sets.Augmentation.of(images, "cifar10", cutout=False)
+    augmentation = Augmentation.of(images.image_size, "cifar10", cutout=False)
     normal = sets.channel_statistics(images.images)
     while True:
         generator = torch.Generator().manual_seed(0)

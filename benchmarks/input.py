@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.flags import check_range, run_script
 from images import sets
+from images.augmentation import Augmentation
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -66,7 +67,7 @@ class Cutout:
         return image
 
 
-def single_images(images: sets.ImageSet, augmentation: sets.Augmentation, batch_size: int) -> Batches:
+def single_images(images: sets.ImageSet, augmentation: Augmentation, batch_size: int) -> Batches:
     """torchvision's usual pipeline: PIL images, one after the other, collated by a DataLoader."""
     from PIL import Image
     from torchvision import transforms
@@ -93,7 +94,7 @@ def single_images(images: sets.ImageSet, augmentation: sets.Augmentation, batch_
     return iter(torch.utils.data.DataLoader(Pictures(), batch_size=batch_size, shuffle=True))
 
 
-def indexed(images: Tensor, labels: Tensor, augmentation: sets.Augmentation, batch_size: int) -> Batches:
+def indexed(images: Tensor, labels: Tensor, augmentation: Augmentation, batch_size: int) -> Batches:
     """The simple batched version: contiguous images, one gather of single pixels, masks, normalisation."""
     N, C, H, W = images.shape
     padding, length = augmentation.crop_padding, augmentation.cutout_length
@@ -120,10 +121,10 @@ def variants(config: Config) -> dict[str, Callable[[], int]]:
     pixels = torch.from_numpy(random.integers(0, 256, shape, dtype=np.uint8))
     images = sets.ImageSet(pixels, torch.arange(config.images) % 10, tuple("0123456789"))
     few = images.subset(torch.arange(config.images // 10))
-    full = sets.Augmentation.of(images, "cifar10", cutout=True)
+    full = Augmentation.of(images.image_size, "cifar10", cutout=True)
     statistics = sets.channel_statistics(images.images)
 
-    def epoch(augmentation: sets.Augmentation | None, channels_last: bool = True) -> Batches:
+    def epoch(augmentation: Augmentation | None, channels_last: bool = True) -> Batches:
         generator = torch.Generator().manual_seed(0)
         return sets.batches(
             images,

@@ -1,34 +1,30 @@
-"""Data sets as uint8 tensors on the device, batched augmentation there, and splits.
+"""Data sets as uint8 tensors on the device: loading, splits, statistics, batches.
 
-    train = data.load("cifar10", "./data")                       # downloads through torchvision if need be
-    train_half, validation_half = data.split(len(train), 0.5, seed=0)
-    statistics = data.channel_statistics(train.images)
-    augmentation = data.Augmentation.of(train, "cifar10", cutout=True)
-    for images, labels in data.batches(train, 96, statistics, generator=generator, augmentation=augmentation):
+    train = sets.load("cifar10", "./data")                       # downloads through torchvision if need be
+    train_half, validation_half = sets.split(len(train), 0.5, seed=0)
+    statistics = sets.channel_statistics(train.images)
+    augmentation = Augmentation.of(train.image_size, "cifar10", cutout=True)
+    for images, labels in sets.batches(train, 96, statistics, generator=generator, augmentation=augmentation):
         ...
 
 An epoch draws all its random numbers at once from a CPU generator, so CPU and CUDA see the same batches.
 """
 
-import hashlib
-import os
-import signal
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from images import files
-from utils import derive_seed
+from images import cache, files
+from images.augmentation import Augmentation, augment, draw
+from images.files import SMALLEST_IMAGE
 
 SETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
 PARTS = ("train", "test")
-SMALLEST_IMAGE = 8
 
 
 class Statistics(NamedTuple):
@@ -150,98 +146,38 @@ def statistics_of(name: str, training: ImageSet) -> Statistics:
     return PUBLISHED_STATISTICS.get(name) or channel_statistics(training.images)
 
 
-class Augmentation(NamedTuple):
-    """Horizontal flip with probability 1/2, random crop after padding with black, a square set to the mean.
-
-    crop_padding: pixels on each side (0: no crop). cutout_length: the square's side in pixels (0: none); its
-    centre is anywhere in the image, so a part of it may lie outside (DeVries and Taylor, 2017).
-    """
-
-    crop_padding: int
-    flip: bool
-    cutout_length: int
-
-    @staticmethod
-    def of(images: ImageSet, name: str, cutout: bool, flip: bool | None = None) -> "Augmentation":
-        """CIFAR's published augmentation (pad 4, flip, cut out 16 of 32 pixels) scaled to these images.
-
-        Digits are not flipped, as a mirrored digit is no digit; `flip` overrides this.
-        """
-        size = images.image_size
-        return Augmentation(
-            crop_padding=(size + 4) // 8,
-            flip=(name != "digits") if flip is None else flip,
-            cutout_length=size // 2 if cutout else 0,
-        )
-
-
-def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """An epoch's random numbers on the CPU: order of the images (count,), uniforms (count, 5) for `augment`.
-
-    They do not depend on the augmentation, so that runs with other settings still see the same order.
-    """
-    return torch.randperm(count, generator=generator), torch.rand(count, 5, generator=generator)
-
-
-def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
-    """Flip and crop uint8 images (n, H, W, C), and say which rows and columns are cut out.
-
-    Columns of the uniforms (n, 5): crop y, crop x, flip, cutout y, cutout x. Returns new images (n, H, W, C)
-    and float masks (n, H, 1) and (n, 1, W * C), whose product is 1 on the pixels to cut out.
-    """
-    _, H, W, C = images.shape
-    flips = uniforms[:, 2] < (0.5 if augmentation.flip else 0.0)
-    uniforms = uniforms.to(images.device, non_blocking=True)
-    images = _flip_and_crop(images, flips, uniforms[:, :2], augmentation.crop_padding)
-    half = augmentation.cutout_length // 2
-    top, left = (uniforms[:, 3] * H).long() - half, (uniforms[:, 4] * W).long() - half  # (n,)
-    rows = torch.arange(H, device=images.device) - top[:, None]  # (n, H)
-    columns = torch.arange(W, device=images.device) - left[:, None]  # (n, W)
-    inside = [((x >= 0) & (x < augmentation.cutout_length)).float() for x in (rows, columns)]
-    return images, inside[0][:, :, None], inside[1].repeat_interleave(C, dim=1)[:, None, :]
-
-
-def _flip_and_crop(images: Tensor, flips: Tensor, uniforms: Tensor, padding: int) -> Tensor:
-    """Mirror the images (n, H, W, C) where `flips` (n,) says so, then shift them by up to `padding` pixels.
-
-    `flips` is on the CPU, where their places are known without waiting for a GPU.
-
-    A row of the result is a run of W * C bytes of a black-framed image or its mirror image, so everything is
-    one gather of such runs. On the CPU that is far faster than to gather pixels or to write mirrored images
-    back.
-    """
-    n, H, W, C = images.shape
-    places, source = flips.nonzero()[:, 0], torch.where(flips, n - 1 + flips.cumsum(0), torch.arange(n))
-    places, source = (x.to(images.device, non_blocking=True) for x in (places, source))
-    mirrored = images.index_select(0, places).flip(2)
-    framed = images.new_zeros(n + len(mirrored), H + 2 * padding, W + 2 * padding, C)
-    framed[:n, padding : padding + H, padding : padding + W] = images
-    framed[n:, padding : padding + H, padding : padding + W] = mirrored
-    corner = (uniforms * (2 * padding + 1)).long()  # (n, 2)
-    line = (source * framed.shape[1] + corner[:, 0])[:, None] + torch.arange(
-        H, device=images.device
-    )  # (n, H)
-    start = (line * framed.shape[2] + corner[:, 1:]) * C
-    runs = framed.view(-1).as_strided((framed.numel() - W * C + 1, W * C), (1, 1))
-    return runs.index_select(0, start.view(-1)).view(n, H, W, C)
-
-
 def normalise(images: Tensor, statistics: Statistics) -> Tensor:
     """uint8 images (N, C, H, W) as float32 with zero mean and unit deviation, in channels_last memory."""
-    return _normalise(images, *_scale_and_shift(statistics, images.shape[3], images.device))
+    return scaled(images, *scale_and_shift(statistics, images.shape[3], images.device))
 
 
-def _normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def scaled(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`normalise` with the factors of `scale_and_shift`, made once for many batches."""
     n, C, H, W = images.shape
     rows = images.permute(0, 2, 3, 1).contiguous().view(n, H, W * C).float()
     return torch.addcmul(shift, rows, scale).view(n, H, W, C).permute(0, 3, 1, 2)
 
 
-def _scale_and_shift(statistics: Statistics, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def scale_and_shift(statistics: Statistics, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Factors and summands (W * C,) that turn a row of bytes into normalised values."""
     mean, std = (torch.tensor(x, dtype=torch.float64) for x in statistics)
     scale, shift = 1 / (255 * std), -mean / std
     return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
+
+
+def shares(count: int, batch_size: int, shard: tuple[int, int], training: bool) -> Iterator[slice]:
+    """For each batch of an epoch of `count` images, the places in its order that this process takes.
+
+    `shard` = (rank, processes) takes every processes-th place of a batch of `batch_size` and never pads. When
+    training, a last batch that leaves a process fewer than two images is left out, as batch-norm cannot learn
+    from one.
+    """
+    rank, processes = shard
+    needed = 2 * processes if training else rank + 1
+    for first in range(0, count, batch_size):
+        if count - first < needed:
+            return
+        yield slice(first + rank, min(first + batch_size, count), processes)
 
 
 def batches(
@@ -257,20 +193,15 @@ def batches(
     """One epoch of (images float32 (n, C, H, W), labels (n,)) on the set's device.
 
     With a CPU generator (training) the order is shuffled and `augmentation`, if any, applied. Without
-    (evaluation) all images come clean and in order. `shard` = (rank, processes) takes every processes-th
-    image of each batch and never pads; `batch_size` is that of all processes together. When training, a last
-    batch that leaves a process fewer than two images is left out, as batch-norm cannot learn from one.
+    (evaluation) all images come clean and in order. `batch_size` is that of all processes together, which
+    take their `shares` of each batch; `shard` = (rank, processes).
     """
     assert augmentation is None or generator is not None, "augmentation needs a generator"
-    rank, processes = shard
-    count, needed = len(images), rank + 1 if generator is None else 2 * processes
+    training, count = generator is not None, len(images)
     order, uniforms = (torch.arange(count), torch.empty(0)) if generator is None else draw(count, generator)
     source = images.images.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
-    scale, shift = _scale_and_shift(statistics, images.image_size, source.device)
-    for first in range(0, count, batch_size):
-        if count - first < needed:
-            return
-        mine = slice(first + rank, min(first + batch_size, count), processes)
+    scale, shift = scale_and_shift(statistics, images.image_size, source.device)
+    for mine in shares(count, batch_size, shard, training):
         indices = order[mine].to(source.device, non_blocking=True)
         batch = source.index_select(0, indices)  # (n, H, W, C)
         n, H, W, C = batch.shape
@@ -307,109 +238,8 @@ def load(
     elif name == "fashion_mnist":
         arrays = files.fashion_mnist(folder, part)
     elif name == "folder":
-        arrays = files.class_folders(folder, part, image_size, smallest=SMALLEST_IMAGE)
+        arrays = cache.class_folders(folder, part, image_size)
     else:
         arrays = files.cifar(name, folder, part)
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2)  # (N, C, H, W)
     return ImageSet(images, torch.from_numpy(arrays.labels), arrays.classes)
-
-
-class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Class folders of images of any size, decoded when asked for: training (augmented) or evaluation.
-
-    Training draws, as published, a random crop of 8 to 100% of the area, a flip, and other colours. What an
-    image gets depends on (seed, epoch, index) alone, not on the process or worker that decodes it.
-    Evaluation scales the shorter side to 8/7 of `image_size` and crops the middle. ValueError for a folder
-    without two classes of images.
-    """
-
-    def __init__(self, folder: str | Path, image_size: int, training: bool, seed: int = 0) -> None:
-        from torchvision.transforms import v2
-
-        listing = files.list_classes(Path(folder).expanduser(), stamps=False)
-        # One array instead of a million strings: workers would copy those by counting references.
-        self._paths = np.array([os.fsencode(path) for path in listing.paths])
-        self.labels, self.classes = listing.labels, listing.classes
-        names = "\n".join("/".join(path.rsplit(os.sep, 2)[-2:]) for path in listing.paths)
-        self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()  # wherever the folder lies
-        self.seed, self.epoch, self._image_size = seed, 0, image_size
-        steps: list[Any] = [v2.Resize(image_size * 8 // 7), v2.CenterCrop(image_size)]
-        if training:
-            jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
-            steps = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(), jitter]
-        self._transform = v2.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """An image uint8 (H, W, 3) and its label; ValueError names a file that cannot be read."""
-        picture = files.open_image(os.fsdecode(self._paths[index])).convert("RGB")
-        with torch.random.fork_rng(devices=[]):  # torchvision's transforms know the global generator only
-            torch.manual_seed(derive_seed(self.seed, "image", self.epoch, index))
-            picture = self._transform(picture)
-        return torch.from_numpy(np.array(picture)), int(self.labels[index])
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
-        """A batch (n, H, W, 3), (n,); or, as a worker's exception arrives as a long text, its one line."""
-        try:
-            images, labels = zip(*(self[index] for index in indices), strict=True)
-        except ValueError as error:
-            return str(error)
-        return torch.stack(images), torch.tensor(labels)
-
-    def batches(
-        self,
-        batch_size: int,
-        device: torch.device,
-        *,
-        shuffled: bool,
-        first: int = 0,
-        shard: tuple[int, int] = (0, 1),
-        workers: int = 0,
-        channels_last: bool = True,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images (n, 3, H, W) and labels (n,) of `self.epoch`, from batch number `first` on.
-
-        The order is that of the seed and the epoch, or the files'. Batches are cut, shared out and left out
-        as in the function `batches`: an epoch that is taken up again neither repeats nor loses an image.
-        """
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
-        order = torch.randperm(len(self), generator=generator) if shuffled else torch.arange(len(self))
-        rank, processes = shard
-        loader = torch.utils.data.DataLoader(
-            self,
-            batch_sampler=[
-                order[start + rank : min(start + batch_size, len(self)) : processes].tolist()
-                for start in range(first * batch_size, len(self), batch_size)
-                if len(self) - start >= (2 * processes if shuffled else rank + 1) and rank < batch_size
-            ],
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_stopping_to_the_parent,
-            pin_memory=device.type == "cuda",
-            generator=generator,  # else it draws from the global one
-        )
-        scale_and_shift = _scale_and_shift(IMAGENET_STATISTICS, self._image_size, device)
-        try:
-            for batch in loader:
-                if isinstance(batch, str):
-                    raise ValueError(batch)
-                images, labels = (x.to(device, non_blocking=True) for x in batch)
-                images = _normalise(images.permute(0, 3, 1, 2), *scale_and_shift)
-                yield images if channels_last else images.contiguous(), labels
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            reason = str(error).split(". ")[0]
-            raise ValueError(f"--workers {workers}: {reason}; fewer workers need less memory") from None
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _leave_stopping_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; workers end with their parent, without a traceback each."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -17,6 +17,7 @@ from torch import Tensor
 from common import distributed
 from genotypes import Genotype
 from images import sets
+from images.augmentation import Augmentation
 from model import NetworkCIFAR
 from model_search import FullSize, Weights, WeightSet
 from search.paired_search import Outcome
@@ -30,7 +31,7 @@ class Task(NamedTuple):
     train: sets.ImageSet
     validation: sets.ImageSet
     statistics: sets.Statistics
-    augmentation: sets.Augmentation
+    augmentation: Augmentation
     device: torch.device
     seed: int
     batch_size: int
@@ -99,7 +100,7 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
         train=training_half,
         validation=images.subset(validation).to(device),
         statistics=sets.statistics_of(config.set, training_half),
-        augmentation=sets.Augmentation.of(images, config.set, cutout=config.cutout),
+        augmentation=Augmentation.of(images.image_size, config.set, cutout=config.cutout),
         device=device,
         seed=config.seed,
         batch_size=config.batch_size,

@@ -28,12 +28,13 @@ def test_every_variant_sees_every_image(variants):
 def test_the_plain_pipelines_give_the_same_kind_of_batches():
     """Sizes, and the mean and spread of values that crop, flip and normalisation leave, agree."""
     from images import sets
+    from images.augmentation import Augmentation
 
     pixels = torch.randint(
         0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     images = sets.ImageSet(pixels, torch.arange(64) % 2, ("a", "b"))
-    augmentation = sets.Augmentation.of(images, "cifar10", cutout=True)
+    augmentation = Augmentation.of(images.image_size, "cifar10", cutout=True)
     generator = torch.Generator().manual_seed(0)
     statistics = sets.channel_statistics(pixels)
     ours = sets.batches(images, 64, statistics, generator=generator, augmentation=augmentation)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import model
 from genotypes import DARTS, PDARTS
 from images import sets
+from images.augmentation import Augmentation
 from search import candidates
 from search.candidates import Job, Task, Trained, compare, train_all, train_candidate
 
@@ -26,7 +27,7 @@ def digits_task(**changes: object) -> Task:
         train=half,
         validation=images.subset(validation),
         statistics=sets.statistics_of("digits", half),
-        augmentation=sets.Augmentation.of(images, "digits", cutout=True),
+        augmentation=Augmentation.of(images.image_size, "digits", cutout=True),
         device=torch.device("cpu"),
         seed=0,
         batch_size=40,

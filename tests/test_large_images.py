@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from images import sets
+from images.large import LargeImages
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def same(a, b):
 
 
 def test_an_epoch_is_every_image_once_and_repeats_with_the_seed(tree):
-    images = sets.LargeImages(tree, 16, training=True, seed=1)
+    images = LargeImages(tree, 16, training=True, seed=1)
     first = epoch(images)
     assert images.classes == ("china", "flower")
     assert [len(y) for _, y in first] == [8, 8, 5]
@@ -48,19 +48,19 @@ def test_an_epoch_is_every_image_once_and_repeats_with_the_seed(tree):
     assert first[0][0].shape == (8, 3, 16, 16)
     assert same(first, epoch(images))
     assert not same(first, epoch(images, number=1))
-    assert not same(first, epoch(sets.LargeImages(tree, 16, training=True, seed=2)))
+    assert not same(first, epoch(LargeImages(tree, 16, training=True, seed=2)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_taken_up_again_neither_repeats_nor_loses_an_image(tree, workers):
-    images = sets.LargeImages(tree, 16, training=True)
+    images = LargeImages(tree, 16, training=True)
     whole = epoch(images, number=3)
     assert same(whole[:1] + epoch(images, number=3, first=1, workers=workers), whole)
     assert epoch(images, number=3, first=3) == []
 
 
 def test_processes_share_the_batches_of_one(tree):
-    images = sets.LargeImages(tree, 16, training=True)
+    images = LargeImages(tree, 16, training=True)
     whole = epoch(images)
     for rank in range(2):
         share = epoch(images, shard=(rank, 2))
@@ -68,7 +68,7 @@ def test_processes_share_the_batches_of_one(tree):
 
 
 def test_evaluation_counts_every_image_once_whatever_the_processes(tree):
-    images = sets.LargeImages(tree, 16, training=False)
+    images = LargeImages(tree, 16, training=False)
     whole = epoch(images, shuffled=False, batch_size=20)
     assert [len(y) for _, y in whole] == [20, 1]
     shares = [epoch(images, shuffled=False, batch_size=20, shard=(rank, 3)) for rank in range(3)]
@@ -85,7 +85,7 @@ def test_evaluation_is_the_middle_of_the_scaled_image(tmp_path):
         picture = np.zeros((32, 96, 3), dtype=np.uint8)
         picture[:, 32:64] = (255, 0, 0)
         Image.fromarray(picture).save(tmp_path / name / "0.png")
-    images = sets.LargeImages(tmp_path, 28, training=False)
+    images = LargeImages(tmp_path, 28, training=False)
     picture, label = images[0]
     assert (picture.shape, label) == ((28, 28, 3), 0)
     assert (picture == torch.tensor([255, 0, 0])).all()
@@ -96,7 +96,7 @@ def test_evaluation_is_the_middle_of_the_scaled_image(tmp_path):
 
 
 def test_the_global_generator_neither_matters_nor_moves(tree):
-    images = sets.LargeImages(tree, 16, training=True)
+    images = LargeImages(tree, 16, training=True)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -114,25 +114,25 @@ def test_an_unreadable_image_is_one_line_that_names_it(tree, tmp_path, workers):
             (tmp_path / folder.name / file.name).write_bytes(file.read_bytes())
     (tmp_path / "china" / "03.jpg").write_bytes((tree / "china" / "03.jpg").read_bytes()[:300])
     with pytest.raises(ValueError, match=r"03\.jpg cannot be read as an image") as caught:
-        epoch(sets.LargeImages(tmp_path, 16, training=True), workers=workers)
+        epoch(LargeImages(tmp_path, 16, training=True), workers=workers)
     assert "\n" not in str(caught.value)
 
 
 def test_a_worker_that_is_killed_is_one_line(tree, monkeypatch):
-    monkeypatch.setattr(sets.LargeImages, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(LargeImages, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(ValueError, match=r"^--workers 1: DataLoader worker ") as caught:
-        epoch(sets.LargeImages(tree, 16, training=True), workers=1)
+        epoch(LargeImages(tree, 16, training=True), workers=1)
     assert "\n" not in str(caught.value)
 
 
 def test_the_fingerprint_is_that_of_the_files_wherever_they_lie(tree, tmp_path):
-    before = sets.LargeImages(tree, 16, training=True).fingerprint
+    before = LargeImages(tree, 16, training=True).fingerprint
     moved = tmp_path / "moved"
     tree.rename(moved)
     try:
-        assert sets.LargeImages(moved, 16, training=True).fingerprint == before
+        assert LargeImages(moved, 16, training=True).fingerprint == before
         (moved / "china" / "03.jpg").rename(moved / "china" / "zz.jpg")
-        assert sets.LargeImages(moved, 16, training=True).fingerprint != before
+        assert LargeImages(moved, 16, training=True).fingerprint != before
         (moved / "china" / "zz.jpg").rename(moved / "china" / "03.jpg")
     finally:
         moved.rename(tree)
@@ -140,6 +140,6 @@ def test_the_fingerprint_is_that_of_the_files_wherever_they_lie(tree, tmp_path):
 
 def test_folders_without_classes_are_refused(tmp_path):
     with pytest.raises(OSError, match="there is no folder"):
-        sets.LargeImages(tmp_path / "absent", 16, training=True)
+        LargeImages(tmp_path / "absent", 16, training=True)
     with pytest.raises(ValueError, match="has 0 class folders"):
-        sets.LargeImages(tmp_path, 16, training=True)
+        LargeImages(tmp_path, 16, training=True)

@@ -1,0 +1,116 @@
+"""Folders of images too many and too large for memory, such as ImageNet: decoded when asked for."""
+
+import hashlib
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from images import files, folders
+from images.sets import IMAGENET_STATISTICS, scale_and_shift, scaled, shares
+from utils import derive_seed
+
+
+class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Class folders of images of any size, decoded when asked for: training (augmented) or evaluation.
+
+    Training draws, as published, a random crop of 8 to 100% of the area, a flip, and other colours. What an
+    image gets depends on (seed, epoch, index) alone, not on the process or worker that decodes it.
+    Evaluation scales the shorter side to 8/7 of `image_size` and crops the middle. ValueError for a folder
+    without two classes of images.
+    """
+
+    def __init__(self, folder: str | Path, image_size: int, training: bool, seed: int = 0) -> None:
+        from torchvision.transforms import v2
+
+        listing = folders.list_classes(Path(folder).expanduser(), stamps=False)
+        # One array instead of a million strings: workers would copy those by counting references.
+        self._paths = np.array([os.fsencode(path) for path in listing.paths])
+        self.labels, self.classes = listing.labels, listing.classes
+        names = "\n".join("/".join(path.rsplit(os.sep, 2)[-2:]) for path in listing.paths)
+        self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()  # wherever the folder lies
+        self.seed, self.epoch, self._image_size = seed, 0, image_size
+        steps: list[Any] = [v2.Resize(image_size * 8 // 7), v2.CenterCrop(image_size)]
+        if training:
+            jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
+            steps = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(), jitter]
+        self._transform = v2.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """An image uint8 (H, W, 3) and its label; ValueError names a file that cannot be read."""
+        picture = files.open_image(os.fsdecode(self._paths[index])).convert("RGB")
+        with torch.random.fork_rng(devices=[]):  # torchvision's transforms know the global generator only
+            torch.manual_seed(derive_seed(self.seed, "image", self.epoch, index))
+            picture = self._transform(picture)
+        return torch.from_numpy(np.array(picture)), int(self.labels[index])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
+        """A batch (n, H, W, 3), (n,); or, as a worker's exception arrives as a long text, its one line."""
+        try:
+            images, labels = zip(*(self[index] for index in indices), strict=True)
+        except ValueError as error:
+            return str(error)
+        return torch.stack(images), torch.tensor(labels)
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffled: bool,
+        first: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        workers: int = 0,
+        channels_last: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images (n, 3, H, W) and labels (n,) of `self.epoch`, from batch number `first` on.
+
+        The order is that of the seed and the epoch, or the files'. Batches are cut, shared out and left out
+        as `shares` says: an epoch that is taken up again neither repeats nor loses an image.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
+        order = torch.randperm(len(self), generator=generator) if shuffled else torch.arange(len(self))
+        places = shares(len(self), batch_size, shard, training=shuffled)
+        loader = torch.utils.data.DataLoader(
+            self,
+            batch_sampler=[
+                indices for mine in itertools.islice(places, first, None) if (indices := order[mine].tolist())
+            ],
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_stopping_to_the_parent,
+            pin_memory=device.type == "cuda",
+            generator=generator,  # else it draws from the global one
+        )
+        factors = scale_and_shift(IMAGENET_STATISTICS, self._image_size, device)
+        try:
+            for batch in loader:
+                if isinstance(batch, str):
+                    raise ValueError(batch)
+                images, labels = (x.to(device, non_blocking=True) for x in batch)
+                images = scaled(images.permute(0, 3, 1, 2), *factors)
+                yield images if channels_last else images.contiguous(), labels
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            reason = str(error).split(". ")[0]
+            raise ValueError(f"--workers {workers}: {reason}; fewer workers need less memory") from None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; workers end with their parent, without a traceback each."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
