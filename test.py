@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import genotypes
 from common import checkpoint, distributed
-from common.flags import check_arch, check_new_file, check_range, run_script
+from common.flags import check_new_file, check_range, run_script
 from images import sets
 from model import NetworkCIFAR, count, load_network_state
 from training import loop
@@ -81,7 +81,7 @@ class Config:
         """Raise ValueError for what cannot work, whatever the checkpoint is."""
         check_range(self, "init_channels layers", 1, 1024)
         check_range(self, "batch_size", 1)
-        check_arch(self)
+        genotypes.check_arch(self)
         check_new_file("json", self.json)
         check_new_file("export", self.export)
         if self.predict == ():

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import genotypes
 from common import checkpoint, distributed
-from common.flags import check_arch, check_new_file, check_range, run_script
+from common.flags import check_new_file, check_range, run_script
 from images import sets
 from images.large import LargeImages
 from model import NetworkImageNet, count, load_network_state
@@ -78,7 +78,7 @@ class Config:
         check_range(self, "batch_size", 1)
         check_range(self, "workers", 0)
         check_range(self, "image_size", sets.SMALLEST_IMAGE)
-        check_arch(self)
+        genotypes.check_arch(self)
         check_new_file("json", self.json)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import genotypes
 from common import distributed
-from common.flags import check_arch, check_installed, check_range, check_save, run_script
+from common.flags import check_installed, check_range, check_save, run_script
 from common.run_folder import RunFolder, new_name, resume
 from images import sets
 from images.augmentation import Augmentation
@@ -128,7 +128,7 @@ class Config:
         check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "drop_path_prob validate", 0, 0.99)
         check_range(self, "ema", 0, 0.999999)
-        check_arch(self)
+        genotypes.check_arch(self)
         check_save(self)
         check_installed(self, "tensorboard")
         if not self.auxiliary and self.auxiliary_weight != 0.4:

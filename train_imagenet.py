@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import genotypes
 from common import distributed
-from common.flags import check_arch, check_range, check_save, run_script
+from common.flags import check_range, check_save, run_script
 from common.run_folder import RunFolder, new_name, resume
 from images import sets
 from images.large import LargeImages
@@ -110,7 +110,7 @@ class Config:
         check_range(self, "seed", 0, 2**63 - 1)
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
-        check_arch(self)
+        genotypes.check_arch(self)
         check_save(self)
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect with --no_auxiliary")

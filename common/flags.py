@@ -15,8 +15,6 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
-import genotypes
-
 Config = TypeVar("Config")
 PLACES = ("save", "resume")  # flags that say where a run is kept; they are no part of its settings
 
@@ -129,15 +127,6 @@ def check_save(config: Any) -> None:
             raise ValueError(f"--{name}: needs a folder, not an empty text")
     if config.save is not None and config.resume is not None and config.save != config.resume:
         raise ValueError(f"--save {config.save}: has no effect with --resume {config.resume}; leave it out")
-
-
-def check_arch(config: Any) -> None:
-    """Raise ValueError that names --arch where it is no cell; None is a flag that was not given."""
-    try:
-        if config.arch is not None:
-            genotypes.lookup(config.arch)
-    except ValueError as error:
-        raise ValueError(f"--arch: {error}") from None
 
 
 def check_installed(config: Any, name: str) -> None:

@@ -79,12 +79,10 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
         order = torch.randperm(len(self), generator=generator) if shuffled else torch.arange(len(self))
-        places = shares(len(self), batch_size, shard, training=shuffled)
+        places = itertools.islice(shares(len(self), batch_size, shard, training=shuffled), first, None)
         loader = torch.utils.data.DataLoader(
             self,
-            batch_sampler=[
-                indices for mine in itertools.islice(places, first, None) if (indices := order[mine].tolist())
-            ],
+            batch_sampler=[indices for mine in places if (indices := order[mine].tolist())],
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_stopping_to_the_parent,
@@ -100,9 +98,9 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
                 images = scaled(images.permute(0, 3, 1, 2), *factors)
                 yield images if channels_last else images.contiguous(), labels
         except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
             reason = str(error).split(". ")[0]
+            if not reason.startswith("DataLoader worker"):
+                raise
             raise ValueError(f"--workers {workers}: {reason}; fewer workers need less memory") from None
 
 

@@ -1,0 +1,95 @@
+"""cells.py: validation that names the edge; genotypes as plain types and JSON, and back."""
+
+import numpy as np
+import pytest
+
+import genotypes
+from cells import OPERATIONS, PRIMITIVES, Genotype, from_json, to_json, validate
+from genotypes import RelativeNAS
+
+
+def changed(field: str, place: int, value: object) -> Genotype:
+    values = list(getattr(RelativeNAS, field))
+    values[place] = value
+    return RelativeNAS._replace(**{field: values})
+
+
+def test_published_order_of_operations() -> None:
+    names = "max_pool_3x3 avg_pool_3x3 skip_connect sep_conv_3x3 sep_conv_5x5 dil_conv_3x3 dil_conv_5x5"
+    assert names.split() == list(PRIMITIVES)
+    assert set(OPERATIONS) - set(PRIMITIVES) == {"none", "sep_conv_7x7", "conv_7x1_1x7"}
+
+
+def test_validate_makes_tuples_of_lists_ranges_and_numpy() -> None:
+    lists = [
+        [list(edge) for edge in RelativeNAS.normal],
+        range(2, 6),
+        list(RelativeNAS.reduce),
+        np.arange(2, 6),
+    ]
+    result = validate(lists)
+    assert result == RelativeNAS
+    assert isinstance(result, Genotype)
+    assert type(result.reduce_concat[0]) is int
+
+
+@pytest.mark.parametrize(
+    ("genotype", "message"),
+    [
+        (
+            changed("normal", 5, ("sep_conv_3x3", 5)),
+            "normal cell, node 2, edge 1: input 5 is not one of 0..3",
+        ),
+        (
+            changed("reduce", 0, ("sep_conv_3x3", 2)),
+            "reduction cell, node 0, edge 0: input 2 is not one of 0..1",
+        ),
+        (changed("reduce", 7, ("sep_conv_3x3", -1)), "reduction cell, node 3, edge 1: input -1"),
+        (changed("normal", 0, ("sep_conv_3x3", True)), "normal cell, node 0, edge 0: input True"),
+        (changed("normal", 0, ("sep_conv_3x3", 0.0)), "normal cell, node 0, edge 0: input 0.0"),
+        (
+            changed("normal", 2, ("conv_9x9", 0)),
+            "node 1, edge 0: operation 'conv_9x9' is not one of max_pool",
+        ),
+        (changed("normal", 3, "ab"), "normal cell, node 1, edge 1: 'ab' is not an .operation, input. pair"),
+        (changed("normal", 3, ("skip_connect",)), "normal cell, node 1, edge 1: .* is not an"),
+        (changed("normal_concat", 0, 6), "normal cell, normal_concat: node 6 is not one of 2..5"),
+        (changed("reduce_concat", 0, 1), "reduction cell, reduce_concat: node 1 is not one of 2..5"),
+        (
+            changed("reduce_concat", 0, 3),
+            r"reduce_concat: \[3, 3, 4, 5\] must name at least one node, each once",
+        ),
+        (RelativeNAS._replace(normal_concat=()), "normal_concat: .* at least one node"),
+        (RelativeNAS._replace(normal=RelativeNAS.normal[:7]), "normal cell: 7 edges; each node takes two"),
+        (RelativeNAS._replace(reduce=()), "reduction cell: 0 edges"),
+        (RelativeNAS._replace(reduce=None), "reduction cell: reduce is None, not a list"),
+        (RelativeNAS[:3], "is not a genotype: it needs normal, normal_concat, reduce, reduce_concat"),
+        ("DARTS", "is not a genotype"),
+    ],
+)
+def test_validate_names_what_is_wrong(genotype: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(genotype)
+
+
+@pytest.mark.parametrize("name", genotypes.names())
+def test_json_round_trip(name: str) -> None:
+    text = to_json(getattr(genotypes, name))
+    assert "\n" not in text
+    assert " " not in text
+    assert from_json(text) == getattr(genotypes, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no valid JSON"),
+        ("[" * 100_000, "no valid JSON"),
+        ("[1, 2]", "a genotype is an object with normal"),
+        ('{"normal": [], "reduce": []}', "lacks normal_concat, reduce_concat"),
+        (to_json(RelativeNAS)[:-1] + ',"extra":1}', "unknown field 'extra'"),
+    ],
+)
+def test_from_json_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
