@@ -24,7 +24,7 @@ import genotypes
 import utils
 from common import flags
 from genotypes import Genotype
-from pictures import plots, report
+from pictures import plots, report, tables
 
 Format = Literal["svg", "png", "pdf"]
 MARK = "drawn by PairNAS visualize.py"  # inside every file written here: such a file may be replaced
@@ -178,7 +178,7 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
     The page is one file without external resources. ValueError where the folder is no run, one of its files
     is damaged (it is named), or a report.html is there that we did not write.
     """
-    run = report.read_run(Path(run_folder))
+    run = tables.read_run(Path(run_folder))
     path = Path(out or run_folder, "report.html")
     check_free([path], overwrite)
     cells = {}
@@ -195,7 +195,7 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
 
 def main(config: Config) -> None:
     given = Path(config.arch)
-    is_run = report.is_run(given) and config.arch not in genotypes.names()
+    is_run = tables.is_run(given) and config.arch not in genotypes.names()
     folder = Path(config.out or (given if is_run else "."))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is not a folder")

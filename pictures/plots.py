@@ -5,7 +5,6 @@ stand in, so that they follow its light or dark theme. matplotlib is imported on
 """
 
 import io
-import math
 import re
 from collections.abc import Callable
 from html import escape
@@ -15,6 +14,7 @@ import numpy as np
 
 import utils
 from genotypes import PRIMITIVES
+from pictures.tables import Row, numbers, trained
 
 # One hue for a kind of operation, a darker shade for a larger kernel; told apart under red-green blindness by
 # lightness: separable blue, dilated orange, pooling green, identity grey.
@@ -32,7 +32,6 @@ COLOURS = {
 }
 FIRST, SECOND = "#3B82D6", "#D9722E"  # two series: blue and orange, readable on white and on black
 INK = "#010203"  # in a plot this stands for the page's text colour: `inline` makes it currentColor
-Row = dict[str, str]
 
 
 def ink_on(colour: str) -> str:
@@ -54,23 +53,6 @@ def inline(svg: str, prefix: str) -> str:
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
     return re.sub(INK, "currentColor", svg, flags=re.IGNORECASE)
-
-
-def numbers(rows: list[Row], column: str) -> np.ndarray:
-    """One column as floats, (rows,); NaN where it is absent, empty or no number."""
-
-    def number(text: str | None) -> float:
-        try:
-            return float(text or "nan")
-        except ValueError:
-            return math.nan
-
-    return np.array([number(row.get(column)) for row in rows], dtype=float)
-
-
-def trained(history: list[Row]) -> list[Row]:
-    """The comparisons whose two networks were trained, not decided by the predictor alone."""
-    return [row for row in history if row["decided_by"] != "predictor"]
 
 
 def figure(name: str, fill: Callable[[Any], str | None]) -> str:

@@ -18,7 +18,7 @@ from conftest import ROOT, random_cell
 import genotypes
 import visualize
 from genotypes import PRIMITIVES
-from pictures import plots, report
+from pictures import plots, report, tables
 
 DOT = shutil.which("dot")
 
@@ -324,7 +324,7 @@ def test_report_of_a_run_that_goes_on(tmp_path: Path) -> None:
     last = [row for row in rows if row["generation"] == "2" and row["decided_by"] != "predictor"]
     side = {row[f"loss_{s}"]: row[f"genotype_{s}"] for row in last for s in "ab"}
     best = genotypes.from_json(side[min(side, key=float)])
-    assert report.read_run(run).cell == best
+    assert tables.read_run(run).cell == best
     page = Page(visualize.write_report(run))
     assert "3 of 12" in page.text
     assert "not finished" in page.text
@@ -358,7 +358,7 @@ def test_report_of_a_search_that_just_began(tmp_path: Path) -> None:
     assert "No candidate was trained yet" in page.text
     (run / "config.json").write_text(json.dumps(settings))  # as of a run of train.py
     with pytest.raises(ValueError, match="no run of a search"):
-        report.read_run(run)
+        tables.read_run(run)
 
 
 def test_the_winner_is_the_folders_own_whatever_its_name(
@@ -366,7 +366,7 @@ def test_the_winner_is_the_folders_own_whatever_its_name(
 ) -> None:
     run = make_run(tmp_path / "DARTS", generations=1)
     monkeypatch.chdir(tmp_path)
-    assert report.read_run(Path("DARTS")).cell == genotypes.lookup(run / "genotype.json")
+    assert tables.read_run(Path("DARTS")).cell == genotypes.lookup(run / "genotype.json")
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_a_row_cut_off_is_left_out_and_said(tmp_path: Path) -> None:
     run = make_run(tmp_path / "cut", generations=2, finished=False)
     text = (run / "history.csv").read_text()
     (run / "history.csv").write_text(text[: text.rstrip().rindex(",")])
-    assert len(report.read_run(run).history) == 19
+    assert len(tables.read_run(run).history) == 19
     assert "cut off: 1" in Page(visualize.write_report(run)).text
 
 

@@ -1,0 +1,118 @@
+"""What the folder of a search says, at any moment of the search: its settings, and its tables as they are."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import genotypes
+from genotypes import Genotype
+
+Row = dict[str, str]  # of a table: texts by column
+TABLES = {  # with the columns that each must have
+    "history": ("generation", "loss_a", "loss_b", "winner", "decided_by"),
+    "generations": ("generation", "diversity"),
+    "finalists": ("rank", "genotype"),
+}
+
+
+@dataclass
+class Run:
+    """What a run folder says. `cell` is the winner or, before it is chosen, the last generation's best."""
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+    generations: list[Row] = field(default_factory=list)
+    finalists: list[Row] = field(default_factory=list)
+    cell: Genotype | None = None
+    finished: bool = False
+    incomplete: int = 0  # rows left out because they were cut off
+
+
+def is_run(folder: Path) -> bool:
+    """Whether this is the folder of a search, were it only just begun."""
+    if any((folder / f"{table}.csv").is_file() for table in ("history", "generations")):
+        return True
+    try:
+        return "pop_size" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run, finished or not. ValueError names the file that is missing, damaged or no search's."""
+    if not is_run(folder):
+        raise ValueError(
+            f"{folder}: no run of a search: no history.csv, generations.csv or config.json of one is there"
+        )
+    run = Run(folder)
+    for table, columns in TABLES.items():
+        rows, cut = _read_table(folder / f"{table}.csv", columns)
+        setattr(run, table, rows)
+        run.incomplete += cut
+    settings = folder / "config.json"
+    if settings.is_file():
+        try:
+            run.config = json.loads(settings.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{settings}: no valid JSON ({error})") from None
+        if not isinstance(run.config, dict):
+            raise ValueError(f"{settings}: not an object of settings")
+    run.finished = (folder / "genotype.json").is_file()
+    run.cell = genotypes.lookup(folder) if run.finished else _leader(run.history)
+    return run
+
+
+def _read_table(path: Path, needed: Iterable[str]) -> tuple[list[Row], int]:
+    """The rows of a CSV file (none where it is absent), and how many were cut off. ValueError names it."""
+    if not path.is_file():
+        return [], 0
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        rows, columns = list(reader), reader.fieldnames or ()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: no CSV table ({error})") from None
+    if missing := [column for column in needed if column not in columns]:
+        raise ValueError(f"{path}: not a table of a search: it lacks the column {missing[0]}")
+    whole = [row for row in rows if None not in row.values() and None not in row]
+    return whole, len(rows) - len(whole)
+
+
+def _leader(history: list[Row]) -> Genotype | None:
+    """The cell with the lowest loss among those trained in the last generation that has a finite one."""
+    rows = trained(history)
+    losses = np.stack([numbers(rows, "loss_a"), numbers(rows, "loss_b")])  # (2, rows)
+    losses[~np.isfinite(losses)] = np.inf
+    generation = np.where(np.isfinite(losses).any(0), numbers(rows, "generation"), -np.inf)
+    if not np.isfinite(generation).any():
+        return None
+    losses[:, generation != generation.max()] = np.inf
+    side, place = np.unravel_index(losses.argmin(), losses.shape)
+    try:
+        return genotypes.from_json(rows[place].get(f"genotype_{'ab'[side]}", ""))
+    except ValueError:
+        return None
+
+
+def numbers(rows: list[Row], column: str) -> np.ndarray:
+    """One column as floats, (rows,); NaN where it is absent, empty or no number."""
+
+    def number(text: str | None) -> float:
+        try:
+            return float(text or "nan")
+        except ValueError:
+            return math.nan
+
+    return np.array([number(row.get(column)) for row in rows], dtype=float)
+
+
+def trained(history: list[Row]) -> list[Row]:
+    """The comparisons whose two networks were trained, not decided by the predictor alone."""
+    return [row for row in history if row["decided_by"] != "predictor"]
