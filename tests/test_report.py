@@ -1,0 +1,364 @@
+"""The report, its tables and plots: a run at any moment has one, damaged files are named."""
+
+import csv
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_cell
+
+import genotypes
+import visualize
+from genotypes import PRIMITIVES
+from pictures import plots, report, tables
+
+
+@pytest.fixture(autouse=True)
+def without_dot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No program dot, whether or not this machine has it: every test is the same everywhere."""
+    monkeypatch.setattr(visualize.shutil, "which", lambda program: None)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "digits")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def comparison(rng: np.random.Generator, generation: int, pair: int, predictor: bool) -> dict:
+    a, b = random_cell(rng), random_cell(rng)
+    probability = rng.uniform() if predictor and generation > 1 else None
+    sure = probability is not None and abs(probability - 0.5) > 0.35
+    decided_by = ("audit" if rng.random() < 0.25 else "predictor") if sure else "training"
+    a_wins = rng.random() < (0.5 if probability is None else probability)
+    level = 1.6 * np.exp(-generation / 12) + 0.5
+    low, high = np.sort(level + 0.15 * rng.standard_normal(2) ** 2)
+    losses = (low, high) if a_wins else (high, low)
+    known = decided_by != "predictor"
+    return {
+        "generation": generation,
+        "pair": pair,
+        "genotype_a": genotypes.to_json(a),
+        "genotype_b": genotypes.to_json(b),
+        "loss_a": losses[0] if known else "",
+        "loss_b": losses[1] if known else "",
+        "difference": losses[0] - losses[1] if known else "",
+        "standard_error": 0.02 if known else "",
+        "winner": "a" if a_wins else "b",
+        "decided_by": decided_by,
+        "probability": "" if probability is None else probability,
+        "seconds": 3.5 if known else 0.0,
+    }
+
+
+def summary(rng: np.random.Generator, generation: int, rows: list[dict]) -> dict:
+    losses = np.array([row[key] for row in rows for key in ("loss_a", "loss_b") if row[key] != ""])
+    finite = losses[np.isfinite(losses)]
+    audits = [row for row in rows if row["decided_by"] == "audit"]
+    right = [(row["probability"] > 0.5) == (row["winner"] == "a") for row in audits]
+    weights = np.exp(generation / 15 * np.linspace(-1, 1, 7))
+    counts = {
+        f"{cell}_{name}": count
+        for cell in ("normal", "reduce")
+        for name, count in zip(PRIMITIVES, rng.multinomial(160, weights / weights.sum()), strict=True)
+    }
+    return {
+        "generation": generation,
+        "diversity": 0.9 * np.exp(-generation / 20),
+        "trained": 2 * len([row for row in rows if row["decided_by"] != "predictor"]),
+        "comparisons": len(rows),
+        "predicted_share": len([row for row in rows if row["decided_by"] == "predictor"]) / len(rows),
+        "audits": len(audits),
+        "audit_accuracy": np.mean(right) if audits else "",
+        "mean_loss": finite.mean() if len(finite) else "",
+        "best_loss": finite.min() if len(finite) else "",
+        "learning_rate": 0.1,
+        "drop_path_prob": 0.0,
+        **counts,
+        "seconds": 40.0,
+    }
+
+
+def make_run(
+    folder: Path, generations: int = 12, pairs: int = 10, predictor: bool = True, finished: bool = True
+) -> Path:
+    """A run folder like one of train_search.py, with made-up numbers."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True)
+    config = {"set": "digits", "strategy": "slow_fast", "seed": 3, "generations": 12, "init_channels": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    history, summaries = [], []
+    for generation in range(generations):
+        rows = [comparison(rng, generation, pair, predictor) for pair in range(pairs)]
+        history += rows
+        summaries.append(summary(rng, generation, rows))
+    write_csv(folder / "history.csv", history)
+    write_csv(folder / "generations.csv", summaries)
+    if finished:
+        finalists = [
+            {
+                "rank": rank,
+                "genotype": genotypes.to_json(random_cell(rng)),
+                "origin": "trained" if rank != 3 else "last population",
+                "loss": 0.2 + 0.01 * rank,
+                "error": 0.04125 + rank / 100,
+                "difference": 0.01 * (rank - 1),
+                "standard_error": 0.0 if rank == 1 else 0.004,
+                "test_error": 0.0625 if rank == 1 else "",
+                "parameters": 391_234 + rank,
+                "multiply_adds": 57_123_456,
+                "winner": int(rank == 1),
+            }
+            for rank in range(1, 5)
+        ]
+        write_csv(folder / "finalists.csv", finalists)
+        (folder / "genotype.json").write_text(finalists[0]["genotype"])
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page shows: its text, its tags, and everything that it would load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text()
+        self.text, self.loads = "", []
+        self.open: list[str] = []
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "data") and not (value or "").startswith("#"):
+                self.loads.append(value)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag != "meta":
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def test_report_of_a_finished_run(finished_run: Path) -> None:
+    page = Page(visualize.write_report(finished_run))
+    assert page.open == []  # every tag is closed
+    assert page.loads == []
+    assert "http" not in page.source
+    assert "@import" not in page.source
+    assert page.source.count("<svg") == 8  # two cells, six plots
+    identifiers = re.findall(r'\bid="([^"]+)"', page.source)
+    assert len(identifiers) == len(set(identifiers))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page.source)) <= set(identifiers)
+    for text in (
+        "The winner",
+        "Finalists",
+        "1 ★",
+        "5.12%",
+        "391,235",
+        "57.1 M",
+        "last population",
+        "slow_fast",
+    ):
+        assert text in page.text
+    assert "winner's test error6.25%" in page.text
+    winner = json.loads((finished_run / "genotype.json").read_text())
+    drawn = page.text[page.text.index("Normal cell") : page.text.index("Genotype")]
+    assert all(operation in drawn for operation, _ in winner["normal"] + winner["reduce"])
+    assert json.dumps(winner, separators=(",", ":")) in page.text
+    assert plots.INK not in page.source
+    assert "8 min 00 s" in page.text  # 12 generations of 40 s
+
+
+def test_report_is_written_again_but_not_over_a_foreign_file(finished_run: Path, tmp_path: Path) -> None:
+    first = visualize.write_report(finished_run, tmp_path).read_bytes()
+    assert visualize.write_report(finished_run, tmp_path).read_bytes() == first
+    (tmp_path / "report.html").write_text("my notes")
+    with pytest.raises(ValueError, match=r"report\.html: exists and was not written by visualize\.py"):
+        visualize.write_report(finished_run, tmp_path)
+    assert (tmp_path / "report.html").read_text() == "my notes"
+
+
+def test_report_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "going", generations=3, finished=False)
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    last = [row for row in rows if row["generation"] == "2" and row["decided_by"] != "predictor"]
+    side = {row[f"loss_{s}"]: row[f"genotype_{s}"] for row in last for s in "ab"}
+    best = genotypes.from_json(side[min(side, key=float)])
+    assert tables.read_run(run).cell == best
+    page = Page(visualize.write_report(run))
+    assert "3 of 12" in page.text
+    assert "not finished" in page.text
+    assert "Finalists" not in page.text
+
+
+def test_report_of_one_generation_without_predictor(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", generations=1, predictor=False, finished=False)
+    page = Page(visualize.write_report(run))
+    assert "No prediction was made" in page.text
+    assert page.source.count("<svg") == 6
+
+
+def test_report_before_the_first_generation_ends(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "begun", generations=1, pairs=2, predictor=False, finished=False)
+    (run / "generations.csv").unlink()
+    page = Page(visualize.write_report(run))
+    assert "0 of 12" in page.text
+    assert "Loss of each trained candidate" in page.text
+    assert "No generation is finished yet" in page.text
+
+
+def test_report_of_a_search_that_just_began(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "begun", generations=1, finished=False)
+    for table in ("history", "generations"):
+        (run / f"{table}.csv").unlink()
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"pop_size": 20}))
+    page = Page(visualize.write_report(run))
+    assert "0 of 12" in page.text
+    assert "No candidate was trained yet" in page.text
+    (run / "config.json").write_text(json.dumps(settings))  # as of a run of train.py
+    with pytest.raises(ValueError, match="no run of a search"):
+        tables.read_run(run)
+
+
+def test_the_winner_is_the_folders_own_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "DARTS", generations=1)
+    monkeypatch.chdir(tmp_path)
+    assert tables.read_run(Path("DARTS")).cell == genotypes.lookup(run / "genotype.json")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("seconds", "inf"), ("audits", "inf"), ("audit_accuracy", "5")]
+)
+def test_numbers_that_no_search_writes_are_one_line(tmp_path: Path, column: str, value: str) -> None:
+    run = make_run(tmp_path / "odd", generations=3, finished=False)
+    rows = list(csv.DictReader((run / "generations.csv").open()))
+    for row in rows:
+        row |= {"audits": "2", "audit_accuracy": "0.5", column: value}
+    write_csv(run / "generations.csv", rows)
+    with pytest.raises(ValueError, match=f"^{run}: its tables hold numbers that no search writes"):
+        visualize.write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_report_of_names_that_are_no_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path / os.fsdecode(b"caf\xe9"), generations=1)
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"data": os.fsdecode(b"images\xff")}))
+    assert r"images\udcff" in Page(visualize.write_report(run)).text
+
+
+def test_report_of_diverged_networks(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "nan", generations=2, predictor=False, finished=False)
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    rows[3]["loss_a"], rows[4]["loss_b"], rows[5]["loss_b"] = "nan", "inf", "1e12"
+    rows[6]["loss_a"] = rows[6]["loss_b"] = "nan"
+    rows[6]["winner"] = ""
+    write_csv(run / "history.csv", rows)
+    page = Page(visualize.write_report(run))
+    assert "Not finite or far above the scale: 5 (crosses at the top)" in page.text
+    for row in rows:
+        row["loss_a"] = row["loss_b"] = "nan"
+    write_csv(run / "history.csv", rows)
+    page = Page(visualize.write_report(run))
+    assert "No candidate was trained yet" in page.text
+
+
+def test_report_escapes_what_the_settings_say(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "<b>&", generations=1, finished=False)
+    (run / "config.json").write_text(json.dumps({"set": "<script>alert(1)</script>", "generations": "<i>"}))
+    source = visualize.write_report(run).read_text()
+    assert "<script>" not in source
+    assert "<i>" not in source
+    assert "<b>" not in source
+
+
+def test_a_row_cut_off_is_left_out_and_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "cut", generations=2, finished=False)
+    text = (run / "history.csv").read_text()
+    (run / "history.csv").write_text(text[: text.rstrip().rindex(",")])
+    assert len(tables.read_run(run).history) == 19
+    assert "cut off: 1" in Page(visualize.write_report(run)).text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (
+            "history.csv",
+            b"a,b\n1,2\n",
+            r"history\.csv: not a table of a search: it lacks the column generation",
+        ),
+        ("history.csv", b"\xff\xfe\x00", r"history\.csv: no CSV table"),
+        ("config.json", b"{", r"config\.json: no valid JSON"),
+        ("config.json", b"[]", r"config\.json: not an object of settings"),
+        ("genotype.json", b"{}", r"genotype\.json: the genotype lacks normal"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(tmp_path: Path, file: str, content: bytes, message: str) -> None:
+    run = make_run(tmp_path / "damaged", generations=1, finished=False)
+    (run / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        visualize.write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_reliability() -> None:
+    # Four pairs at 0.9 of which three went so, two at 0.35 (so 0.65 for b) of which b won one.
+    probability = np.array([0.9, 0.9, 0.1, 0.9, 0.35, 0.35])
+    a_won = np.array([True, True, False, False, True, False])
+    bins, error, chance = plots.reliability(probability, a_won)
+    assert bins[:, 0].tolist() == [0, 2, 0, 0, 4]
+    np.testing.assert_allclose(bins[[1, 4], 1:], [[0.65, 0.5], [0.9, 0.75]])
+    assert error == pytest.approx((2 * 0.15 + 4 * 0.15) / 6)
+    assert 0.05 < chance < 0.3
+    # Swapping the names of the two cells changes nothing.
+    swapped = plots.reliability(1 - probability, ~a_won)
+    assert swapped[1] == pytest.approx(error)
+
+
+def test_perfect_probabilities_show_the_error_of_chance() -> None:
+    rng = np.random.default_rng(5)
+    probability = rng.uniform(size=20_000)
+    _, error, chance = plots.reliability(probability, rng.random(20_000) < probability)
+    assert error < 0.02
+    assert chance < 0.02
+    assert plots.reliability(probability, rng.random(20_000) < 0.5)[1] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), "–"),
+        (391_235.0, "391,235"),
+        (3_930_000.0, "3.93 M"),
+        (0.25, "0.25"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_short(value: float, text: str) -> None:
+    assert report.short(value) == text
+
+
+def test_duration() -> None:
+    assert [report.duration(s) for s in (41.6, 200, 7500)] == ["42 s", "3 min 20 s", "2 h 05 min"]
