@@ -98,7 +98,10 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 
 def _first_message(panel: str) -> str:
-    """The message of tyro's framed error panel, without frame, title and the help that follows it."""
+    """The message of tyro's framed error panel, without frame, title and the help that follows it.
+
+    No version of tyro hands it out otherwise: its events on errors are private, `get_parser` is on its way out.
+    """
     lines = [line.strip("│╭╰╮╯ ") for line in panel.splitlines()]
     parts = " ".join(line if line.strip("─ ") else "|" for line in lines[1:]).split("|")
     hint = parts[1].strip() if len(parts) > 2 and "Perhaps you meant" in parts[1] else ""

@@ -1,4 +1,4 @@
-"""Images: reading the files, sets as tensors on the device, augmentation there, folders of large images.
+"""Images: reading files and class folders, sets as tensors on the device, augmentation there, large images.
 
 Nothing here knows a network or a training.
 """

@@ -1,4 +1,4 @@
-"""What is drawn of a run: the report and its plots. Cells are drawn by `visualize.py`, which calls these.
+"""What is drawn of a search: its tables as they are read from the run folder, its plots, the report.
 
-Nothing here trains or loads a network.
+Nothing here trains or loads a network. Cells are drawn by `visualize.py`, the script, which calls these.
 """
