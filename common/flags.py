@@ -100,7 +100,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def _first_message(panel: str) -> str:
     """The message of tyro's framed error panel, without frame, title and the help that follows it.
 
-    No version of tyro hands it out otherwise: its events on errors are private, `get_parser` is on its way out.
+    tyro has no public way to get at it: its events on errors are private, and `get_parser` is on its way out.
     """
     lines = [line.strip("│╭╰╮╯ ") for line in panel.splitlines()]
     parts = " ".join(line if line.strip("─ ") else "|" for line in lines[1:]).split("|")

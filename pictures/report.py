@@ -14,7 +14,7 @@ import numpy as np
 import genotypes
 from genotypes import PRIMITIVES
 from pictures import plots
-from pictures.tables import Row, Run, numbers, trained
+from pictures.tables import RecordedRun, Row, numbers, trained
 
 
 def short(value: float) -> str:
@@ -49,7 +49,7 @@ def _value(row: Row, column: str) -> str:
     )
 
 
-def _facts(run: Run) -> str:
+def _facts(run: RecordedRun) -> str:
     """The run in a few numbers."""
     done, planned = len(run.generations), run.config.get("generations")
     alone = len(run.history) - len(trained(run.history))
@@ -68,7 +68,7 @@ def _facts(run: Run) -> str:
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
-def _cells(run: Run, drawings: dict[str, str]) -> str:
+def _cells(run: RecordedRun, drawings: dict[str, str]) -> str:
     """The winner's drawings and its genotype, or those of the best cell so far."""
     if run.cell is None:
         return "<h2>Cell</h2><p>No candidate was trained yet.</p>"
@@ -101,7 +101,7 @@ def _strip(text: str) -> str:
     return " &emsp;".join(parts)
 
 
-def _finalists(run: Run) -> str:
+def _finalists(run: RecordedRun) -> str:
     """The table of the cells that were trained from scratch; columns without a value are left out."""
     if not run.finalists:
         return ""
@@ -134,7 +134,7 @@ def _keys() -> str:
     return f'<ul class="keys">{"".join(items)}</ul>'
 
 
-def _plots(run: Run) -> str:
+def _plots(run: RecordedRun) -> str:
     """The sections with plots: course, operations, predictor."""
     history, generations = run.history, run.generations
     course = plots.figure("losses", lambda axes: plots.losses(axes, history, generations))
@@ -154,7 +154,7 @@ def _plots(run: Run) -> str:
     return "\n".join(sections)
 
 
-def _settings(run: Run) -> str:
+def _settings(run: RecordedRun) -> str:
     """Every setting of the run."""
     texts = {
         str(key): value if isinstance(value, str) else json.dumps(value) for key, value in run.config.items()
@@ -163,7 +163,7 @@ def _settings(run: Run) -> str:
     return f'<h2>Settings</h2><dl class="settings">{"".join(items)}</dl>' if texts else ""
 
 
-def page(run: Run, drawings: dict[str, str]) -> str:
+def page(run: RecordedRun, drawings: dict[str, str]) -> str:
     """The whole report as HTML; `drawings` are the SVG files of run.cell, by name ("normal", "reduction")."""
     name = escape(run.folder.resolve().name)
     about = [f"{key} {run.config[key]}" for key in ("set", "strategy", "seed") if key in run.config]

@@ -23,7 +23,7 @@ TABLES = {  # with the columns that each must have
 
 
 @dataclass
-class Run:
+class RecordedRun:
     """What a run folder says. `cell` is the winner or, before it is chosen, the last generation's best."""
 
     folder: Path
@@ -46,13 +46,13 @@ def is_run(folder: Path) -> bool:
         return False
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RecordedRun:
     """Read a run, finished or not. ValueError names the file that is missing, damaged or no search's."""
     if not is_run(folder):
         raise ValueError(
             f"{folder}: no run of a search: no history.csv, generations.csv or config.json of one is there"
         )
-    run = Run(folder)
+    run = RecordedRun(folder)
     for table, columns in TABLES.items():
         rows, cut = _read_table(folder / f"{table}.csv", columns)
         setattr(run, table, rows)
