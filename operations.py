@@ -5,7 +5,7 @@
 
 An operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)). Every one that begins with a
 ReLU also has `after_relu`, which takes the rectified input: a cell rectifies each of its states once for all
-edges.
+edges. A new operation needs an entry in `OPS`, its name in `cells.py` and a colour in `pictures/plots.py`.
 """
 
 from __future__ import annotations
