@@ -10,12 +10,11 @@ import copy
 import tempfile
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-import genotypes
 from model import Network
 from operations import FactorizedReduce
 from utils import write_atomically
@@ -53,21 +52,6 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, part: slice) -> None:
     weight = convolution.weight
     weight.copy_(weight.double() * factor[:, None, None, None])
     convolution.bias = nn.Parameter(shift.to(weight.dtype))
-
-
-def check_flags(config: Any, facts: dict[str, Any]) -> None:
-    """Raise ValueError for a flag that contradicts the network in the file."""
-    for name, value in {"init_channels": facts["C"], "layers": facts["layers"]}.items():
-        if getattr(config, name) not in (None, value):
-            raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
-    if config.arch is not None and genotypes.lookup(config.arch) != facts["genotype"]:
-        raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
-
-
-def check_finite(outputs: Tensor, path: str) -> None:
-    """Raise ValueError where `outputs` of the network in the checkpoint `path` are no numbers."""
-    if not outputs.isfinite().all():
-        raise ValueError(f"--model_path {path}: the network's outputs are not finite numbers")
 
 
 class Logits(nn.Module):

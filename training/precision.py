@@ -1,0 +1,29 @@
+"""Mixed precision: one path for float32, bfloat16 and float16, on the CPU and on CUDA."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_precision(device: torch.device, precision: str) -> str:
+    """What "auto" means on `device`: bfloat16 on GPUs that compute in it, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Mixed precision on `device`; `precision` is a key of PRECISIONS, "float32" switches it off."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=PRECISIONS[precision])
+
+
+def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Loss scaling, active for float16 only: the other precisions have the range of float32."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
