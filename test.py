@@ -12,10 +12,9 @@ A bare state dict, such as published ones, needs the flags of its network: --set
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from common import checkpoint, distributed
 from common.flags import check_new_file, run_script
@@ -104,7 +103,8 @@ def load(config: Config) -> Loaded:
     state = checkpoint.load(config.model_path)
     if state.get("kind") != "network":
         weights = state.get("state_dict", state)
-        facts = facts_of_flags(config, PUBLISHED) | read_sizes(config.model_path, weights, config.set)
+        size = {"digits": 8, "fashion_mnist": 28}.get(config.set or "", 32)
+        facts = facts_of_flags(config, PUBLISHED, weights, "stem.0.weight") | {"image_size": size}
         return Loaded(load_network(NetworkCIFAR, config, facts, weights))
     facts, weights = facts_of_file(state, NetworkCIFAR, config), state["state_dict"]
     if config.set and (config.predict or config.export):
@@ -115,19 +115,6 @@ def load(config: Config) -> Loaded:
         raise TypeError(f"mean and std of {len(statistics.mean)} channels for {network.in_channels}")
     folder, description = state["recipe"].get("data", "data"), images.get("description", "")
     return Loaded(network, images["set"], description, folder, images["classes"], statistics)
-
-
-def read_sizes(path: str, weights: Any, name: str | None) -> dict[str, Any]:
-    """Classes, channels and image size of a bare state dict for the set `name`; ValueError if it is none."""
-    if isinstance(weights, dict):
-        plain = {str(key).removeprefix("module."): value for key, value in weights.items()}
-        last, first = plain.get("classifier.weight"), plain.get("stem.0.weight")
-        if isinstance(last, Tensor) and isinstance(first, Tensor) and (last.dim(), first.dim()) == (2, 4):
-            size = {"digits": 8, "fashion_mnist": 28}.get(name or "", 32)
-            return {"num_classes": len(last), "in_channels": first.shape[1], "image_size": size}
-    raise ValueError(
-        f"--model_path {path}: no checkpoint of a network: no classifier.weight and stem.0.weight in it"
-    )
 
 
 def load_images(config: Config, loaded: Loaded) -> tuple[str, sets.ImageSet, sets.Statistics]:

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from common import checkpoint, distributed
 from common.flags import check_range, run_script
@@ -82,26 +79,15 @@ def load(config: Config) -> tuple[NetworkImageNet, list[str] | None, str]:
     ValueError where flags contradict a checkpoint that describes itself, or where the weights do not fit.
     """
     state = checkpoint.load(config.model_path)
-    if state.get("kind") != "network":
-        weights = state.get("state_dict", state)
-        facts = facts_of_flags(config, PUBLISHED)
-        facts |= {"in_channels": 3, "num_classes": count_classes(config.model_path, weights)}
-        network = load_network(NetworkImageNet, config, facts, weights)
-        return network, None, "images that the file does not name"
-    facts = facts_of_file(state, NetworkImageNet, config)
-    facts |= {"image_size": config.image_size or facts["image_size"]}
-    network = load_network(NetworkImageNet, config, facts, state["state_dict"])
-    classes = state["images"]["classes"]
-    return network, classes, f"{state['images']['set']} ({len(classes)} classes)"
-
-
-def count_classes(path: str, weights: Any) -> int:
-    """How many classes a bare state dict tells apart; ValueError where it is none."""
-    if isinstance(weights, dict):
-        for key in ("classifier.weight", "module.classifier.weight"):
-            if isinstance(weights.get(key), Tensor) and weights[key].dim() == 2:
-                return len(weights[key])
-    raise ValueError(f"--model_path {path}: no checkpoint of a network: it has no classifier.weight")
+    if state.get("kind") == "network":
+        facts, weights = facts_of_file(state, NetworkImageNet, config), state["state_dict"]
+        classes = state["images"]["classes"]
+        trained = f"{state['images']['set']} ({len(classes)} classes)"
+    else:
+        weights, classes, trained = state.get("state_dict", state), None, "images that the file does not name"
+        facts = facts_of_flags(config, PUBLISHED, weights, "stem0.0.weight")
+    facts |= {"in_channels": 3, "image_size": config.image_size or facts["image_size"]}
+    return load_network(NetworkImageNet, config, facts, weights), classes, trained
 
 
 def load_images(config: Config, size: int, num_classes: int, classes: list[str] | None) -> sets.LargeImages:

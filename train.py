@@ -133,25 +133,18 @@ class Images:
 
     def training(self, epoch: int, first: int) -> Batches:
         config = self.config
-        batches = sets.batches(
-            self.train,
-            config.batch_size,
-            self.statistics,
-            generator=torch.Generator().manual_seed(derive_seed(config.seed, "batches", epoch)),
-            augmentation=sets.Augmentation.of(self.train, config.set, config.cutout, config.flip),
-            channels_last=config.channels_last,
-            shard=(distributed.rank(), distributed.world_size()),
-        )
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "batches", epoch))
+        augmentation = sets.Augmentation.of(self.train, config.set, config.cutout, config.flip)
+        batches = self._batches(self.train, generator=generator, augmentation=augmentation)
         return itertools.islice(batches, first, None)
 
     def measured(self) -> Batches:
-        return sets.batches(
-            self.held_out,
-            self.config.batch_size,
-            self.statistics,
-            channels_last=self.config.channels_last,
-            shard=(distributed.rank(), distributed.world_size()),
-        )
+        return self._batches(self.held_out)
+
+    def _batches(self, images: sets.ImageSet, **training: Any) -> Batches:
+        shard, channels_last = (distributed.rank(), distributed.world_size()), self.config.channels_last
+        size, statistics = self.config.batch_size, self.statistics
+        return sets.batches(images, size, statistics, channels_last=channels_last, shard=shard, **training)
 
 
 def load(config: Config, device: torch.device) -> Images:

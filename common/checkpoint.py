@@ -24,16 +24,9 @@ from utils import write_atomically
 PREVIOUS = ".previous"
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
 # What reading bytes that are no checkpoint raises, depending on the bytes.
-UNREADABLE: tuple[type[Exception], ...] = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
-UNREADABLE += (ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile)
+UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, LookupError, ValueError, TypeError)
+UNREADABLE += (AttributeError, AssertionError, ArithmeticError, MemoryError)
+UNREADABLE += (struct.error, zipfile.BadZipFile)
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -125,8 +125,10 @@ def report(
     gives no numbers.
     """
     precision = choose_precision(next(network.parameters()).device, config.precision)
+    quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
+    steps = tqdm(batches, total=-(-images // config.batch_size), unit="step", disable=quiet)
     begin = time.perf_counter()
-    errors = total_errors(network, with_progress(batches, images), precision)
+    errors = total_errors(network, steps, precision)
     rate = images / (time.perf_counter() - begin)
     assert errors.images == images, "every image is counted once"
     check_finite(torch.tensor(errors.loss), config.model_path)
@@ -135,7 +137,9 @@ def report(
         f"{size[0] / 1e6:.2f} M parameters, {size[1] / 1e6:.0f} M multiply-adds, {rate:.0f} images/s"
     )
     if config.json is not None and distributed.is_main():
-        found = {
+        result = {
+            "model_path": config.model_path,
+            **origin,
             "genotype": genotypes.to_dict(network.genotype),
             "init_channels": network.C,
             "layers": len(network.cells),
@@ -143,18 +147,9 @@ def report(
             "parameters": size[0],
             "multiply_adds": size[1],
             "images_per_second": rate,
+            **errors.as_result(),
         }
-        result = {"model_path": config.model_path, **origin, **found, **errors.as_result()}
         utils.write_atomically(config.json, json.dumps(result, indent=1) + "\n")
-
-
-def with_progress(batches: Batches, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of the batches, with a progress line for all `images`."""
-    quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
-    with tqdm(total=images, unit="image", disable=quiet) as bar:
-        for inputs, labels in batches:
-            yield inputs, labels
-            bar.update(len(labels) * distributed.world_size())
 
 
 def check_finite(outputs: Tensor, path: str) -> None:

@@ -75,16 +75,29 @@ def export_onnx(network: Network, path: str) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401  what torch.onnx.export needs
     except ImportError as error:
-        raise ValueError(
-            f"--export: {error.name} is missing; pip install onnx onnxscript onnxruntime"
-        ) from error
+        missing = f"--export: {error.name} is missing; pip install onnx onnxscript onnxruntime"
+        raise ValueError(missing) from error
     if torch.__version__ < "2.9":  # compared as versions, not as words
         raise ValueError(
             f"--export: needs PyTorch 2.9 or newer, whose exporter is another; this is {torch.__version__}"
         )
-    images = torch.randn(
-        3, network.in_channels, *network.image_size, generator=torch.Generator().manual_seed(0)
-    )
+    shape = (3, network.in_channels, *network.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    content = _to_onnx(network, images)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(["logits"], {"images": images[:2].numpy()})[0])
+    with torch.no_grad():
+        wanted = network(images[:2])[0]
+    difference = (found - wanted).abs().max().item()
+    if not difference <= 1e-4 * max(1.0, wanted.abs().max().item()):
+        raise ValueError(
+            f"--export {path}: not written, as its logits differ from PyTorch's by {difference:.1e}"
+        )
+    write_atomically(path, content)
+    return difference
+
+
+def _to_onnx(network: Network, images: Tensor) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         torch.onnx.export(
@@ -97,15 +110,4 @@ def export_onnx(network: Network, path: str) -> float:
             external_data=False,
             verbose=False,
         )
-        content = file.read_bytes()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(["logits"], {"images": images[:2].numpy()})[0])
-    with torch.no_grad():
-        wanted = network(images[:2])[0]
-    difference = (found - wanted).abs().max().item()
-    if not difference <= 1e-4 * max(1.0, wanted.abs().max().item()):
-        raise ValueError(
-            f"--export {path}: not written, as its logits differ from PyTorch's by {difference:.1e}"
-        )
-    write_atomically(path, content)
-    return difference
+        return file.read_bytes()

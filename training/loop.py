@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -193,7 +194,7 @@ def train(
     network: Any = torch.compile(run.network) if config.compile else run.network
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     with (
-        scalars(run.folder, tensorboard) as write,
+        scalars(run.folder, tensorboard) as writer,
         tqdm(total=config.epochs * len(images), unit="image", unit_scale=True, disable=quiet) as bar,
     ):
         bar.update(run.epoch * len(images) + run.step * config.batch_size)
@@ -210,7 +211,8 @@ def train(
                     bar.set_postfix_str(f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}")
             more = total_errors(run.kept, images.measured(), run.precision).of_epoch() if validate else {}
             words = run.end_epoch(rate, **more)
-            write(run.epoch, run.rows[-1])
+            for name, value in run.rows[-1].items() if writer else ():
+                writer.add_scalar(name, value, run.epoch)
             run.folder.log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
 
 
@@ -255,21 +257,13 @@ def compiling(wanted: bool) -> Iterator[None]:
         raise ValueError(f"--compile: the network cannot be compiled here ({reason} ...)") from None
 
 
-@contextlib.contextmanager
-def scalars(folder: RunFolder, wanted: bool) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A function (epoch, row) that writes for TensorBoard, or does nothing where that is not `wanted`."""
+def scalars(folder: RunFolder, wanted: bool) -> AbstractContextManager[Any]:
+    """What writes for TensorBoard, or None where that is not `wanted`."""
     if not wanted or not distributed.is_main():
-        yield lambda epoch, row: None
-        return
+        return contextlib.nullcontext()
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder.path / "tensorboard")) as writer:
-
-        def write(epoch: int, row: Mapping[str, float]) -> None:
-            for name, value in row.items():
-                writer.add_scalar(name, value, epoch)
-
-        yield write
+    return SummaryWriter(str(folder.path / "tensorboard"))
 
 
 def finish(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_precision(device: torch.device, precision: str) -> str:
@@ -18,10 +15,10 @@ def choose_precision(device: torch.device, precision: str) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Mixed precision on `device`; `precision` is a key of PRECISIONS, "float32" switches it off."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=PRECISIONS[precision])
+    """Mixed precision on `device`: "bfloat16" or "float16"; "float32" switches it off."""
+    if precision == "float32":  # not every device has a mixed precision that could be switched off
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:

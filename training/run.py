@@ -109,9 +109,8 @@ class TrainingRun:
         if distributed.is_main():
             state = {name: getattr(self, name) for name in FACTS + PROGRESS}
             state |= {name: part.state_dict() for name, part in self._parts().items()}
-            state["origin"] = self.origin
-            older = self.steps > self.saved
-            checkpoint.save(self.folder.checkpoint, state | {"sums": list(sums)}, keep_previous=older)
+            state |= {"origin": self.origin, "sums": list(sums)}
+            checkpoint.save(self.folder.checkpoint, state, keep_previous=self.steps > self.saved)
         self.saved = self.steps
 
     def load_checkpoint(self) -> str | None:

@@ -67,10 +67,20 @@ def facts_of_file(state: Mapping[str, Any], kind: type[Network], config: Evaluat
     return facts | {"genotype": genotypes.from_dict(facts["genotype"])}
 
 
-def facts_of_flags(config: EvaluationConfig, published: Mapping[str, Any]) -> dict[str, Any]:
-    """What the flags say of a network that does not describe itself, with `published` where none is given."""
-    given = {name: getattr(config, name) or value for name, value in published.items()}
-    return given | {"C": given["init_channels"], "genotype": genotypes.lookup(given["arch"])}
+def facts_of_flags(
+    config: EvaluationConfig, published: Mapping[str, Any], weights: Any, stem: str
+) -> dict[str, Any]:
+    """What flags (else `published`) and a bare state dict say of its network; ValueError if it is none."""
+    facts = {name: getattr(config, name) or value for name, value in published.items()}
+    facts |= {"C": facts["init_channels"], "genotype": genotypes.lookup(facts["arch"])}
+    if isinstance(weights, dict):
+        plain = {str(key).removeprefix("module."): value for key, value in weights.items()}
+        last, first = plain.get("classifier.weight"), plain.get(stem)
+        if isinstance(last, Tensor) and isinstance(first, Tensor) and (last.dim(), first.dim()) == (2, 4):
+            return facts | {"num_classes": len(last), "in_channels": first.shape[1]}
+    raise ValueError(
+        f"--model_path {config.model_path}: no checkpoint of a network: no classifier.weight and {stem} in it"
+    )
 
 
 def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str]) -> dict[str, Any]:
