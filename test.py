@@ -142,10 +142,9 @@ def find_statistics(loaded: Loaded, name: str, folder: str) -> sets.Statistics:
     if loaded.statistics is not None:
         return loaded.statistics
     size = loaded.network.image_size[0] if name == "folder" else None
-    published = sets.PUBLISHED_STATISTICS.get(name)
+    published, channels = sets.PUBLISHED_STATISTICS.get(name), loaded.network.in_channels
     found = published or sets.statistics_of(name, sets.load(name, folder, "train", size))
-    if len(found.mean) != loaded.network.in_channels:
-        channels = loaded.network.in_channels
+    if len(found.mean) != channels:
         raise ValueError(f"--set {name}: {len(found.mean)} channels, but the network was made for {channels}")
     return found
 

@@ -97,12 +97,16 @@ def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str
     with card.reading("weights", path):
         try:
             given = {name.removeprefix("module."): x for name, x in state.get("state_dict", state).items()}
-            anew = _drawn_anew(network, config, classes, state, given)
-            own = network.state_dict()
+            known = {}
+            if "kind" in state:
+                facts = state["network"]
+                card.check_flags(config, facts)
+                if facts["class"] != type(network).__name__:
+                    raise ValueError(f"holds a {facts['class']}, which the other training script trains")
+                known = {name: state[name] for name in ("recipe", "result", "origin") if name in state}
+                json.dumps(known, allow_nan=False)  # it will stand on the card
+            own, anew = network.state_dict(), _drawn_anew(state, given, classes)
             drawn = {name: part for name in own for part in anew if name.startswith(f"{part}.")}
-            described = ("recipe", "result", "origin") if "kind" in state else ()
-            known = {name: state[name] for name in described if name in state}
-            json.dumps(known, allow_nan=False)  # it will stand on the card
             load_network_state(network, given | {name: own[name] for name in drawn})
             if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
                 raise ValueError("its weights are not finite numbers")
@@ -112,19 +116,9 @@ def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str
     return {"sha256": digest, "drawn_anew": sorted(set(drawn.values()))} | known
 
 
-def _drawn_anew(
-    network: Network,
-    config: TrainingConfig,
-    classes: Sequence[str],
-    state: Mapping[str, Any],
-    given: Mapping[str, Tensor],
-) -> list[str]:
-    """The modules of `network` whose weights the file does not have; ValueError for another network."""
+def _drawn_anew(state: Mapping[str, Any], given: Mapping[str, Tensor], classes: Sequence[str]) -> list[str]:
+    """The modules whose weights the file does not have for these classes; by number where it has no names."""
     if "kind" in state:
-        facts = state["network"]
-        card.check_flags(config, facts)
-        if facts["class"] != type(network).__name__:
-            raise ValueError(f"holds a {facts['class']}, which the other training script trains")
         same_classes = state["images"]["classes"] == list(classes)
     else:
         same_classes = len(given["classifier.bias"]) == len(classes)
