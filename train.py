@@ -10,35 +10,31 @@ The run folder gets model.pt (for test.py), card.json, epochs.csv. Test images a
 
 from __future__ import annotations
 
-import copy
 import itertools
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
-import genotypes
 from common import distributed
-from common.flags import check_installed, check_range, check_save, run_script
+from common.flags import check_installed, check_range, run_script
 from common.run_folder import RunFolder, new_name, resume
 from images import sets
 from images.augmentation import Augmentation
-from model import NetworkCIFAR, count
+from model import NetworkCIFAR
 from training import loop
-from training.run import TrainingRun, scalars, write_model
+from training.config import TrainingConfig
+from training.evaluation import Batches
+from training.precision import choose_precision
+from training.run import TrainingRun
+from training.weights import draw_network
 from utils import derive_seed
-
-LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
 
 
 @dataclass(frozen=True)
-class Config:
-    """Train a network on small images; the defaults are the published recipe for CIFAR."""
+class ImageFlags:
+    """The images."""
 
-    # --- images
     set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
     """data set; "folder" reads class folders of images from --data"""
     data: str = "data"
@@ -52,98 +48,32 @@ class Config:
     flip: bool | None = None
     """mirror half of the training images; default: all sets but digits"""
 
-    # --- network
-    arch: str = "RelativeNAS"
-    """name in genotypes.py, JSON file, or folder of a search"""
-    init_channels: int = 36
-    """channels of the first cell"""
-    layers: int = 20
-    """cells"""
-    auxiliary: bool = False
-    """train with an auxiliary head"""
-    auxiliary_weight: float = 0.4
-    """of the auxiliary head's loss"""
-    drop_path_prob: float = 0.3
-    """share of dropped paths; rises from 0 towards this over the epochs"""
-    weights: str | None = None
-    """checkpoint of the same network to start from; a classifier for other classes starts anew"""
 
-    # --- recipe
-    epochs: int = 600
-    """passes over the training images"""
-    batch_size: int = 128
-    """images per step, of all processes together"""
-    micro_batches: int = 1
-    """parts that a process cuts its share of a batch into, to save memory"""
-    learning_rate: float = 0.025
-    """at the start"""
+@dataclass(frozen=True)
+class Config(TrainingConfig, ImageFlags):  # the fields of the last one come first
+    """Train a network on small images; the defaults are the published recipe for CIFAR."""
+
+    # --- more of the recipe
     schedule: Literal["cosine", "linear"] = "cosine"
     """how the learning rate falls to 0 over the epochs"""
-    warmup_epochs: int = 0
-    """first epochs, in which the learning rate rises linearly"""
-    momentum: float = 0.9
-    """of SGD"""
-    weight_decay: float = 3e-4
-    """of SGD"""
-    label_smoothing: float = 0.0
-    """share of the label that is spread over all classes"""
-    grad_clip: float = 5.0
-    """largest norm of the gradient"""
+    drop_path_prob: float = 0.3
+    """share of dropped paths; rises from 0 towards this over the epochs"""
     ema: float = 0.0
     """decay per step of the average of the weights that is tested and kept; 0: the last weights"""
 
-    # --- run
-    save: str | None = None
-    """new folder for the results; default runs/SET-DATE-TIME"""
-    resume: str | None = None
-    """go on with the run in this folder"""
+    # --- more of the run
     description: str = ""
     """what a reader of the checkpoint should know about the images"""
     tensorboard: bool = False
     """write the epochs for TensorBoard too, into RUN/tensorboard"""
-    checkpoint_steps: int = 200
-    """steps between two checkpoints; one is also written after each epoch"""
-    seed: int = 0
-    """of everything random"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on GPUs that have it, else float32"""
-    compile: bool = False
-    """compile the network: minutes at the start, faster steps"""
-    channels_last: bool = True
-    """memory layout of images and weights"""
-    threads: int = 1
-    """CPU threads of each process; results depend on it, so it is part of the run"""
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "init_channels layers threads", 1, 1024)
-        check_range(self, "epochs micro_batches checkpoint_steps", 1)
-        check_range(self, "batch_size", 2)
         check_range(self, "image_size", sets.SMALLEST_IMAGE)
-        check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)
-        check_range(self, "seed", 0, 2**63 - 1)
-        check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
-        check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "drop_path_prob validate", 0, 0.99)
         check_range(self, "ema", 0, 0.999999)
-        genotypes.check_arch(self)
-        check_save(self)
+        super().check()
         check_installed(self, "tensorboard")
-        if not self.auxiliary and self.auxiliary_weight != 0.4:
-            raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect without --auxiliary")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"--warmup_epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
-
-
-class Images(NamedTuple):
-    """What trains, what is measured (held-out or test images), and how images are normalised."""
-
-    train: sets.ImageSet
-    measured: sets.ImageSet
-    statistics: sets.Statistics
-    fingerprint: str
 
 
 def main(config: Config) -> None:
@@ -152,32 +82,70 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     torch.set_num_threads(config.threads)
     images = load(config, device)
-    network = build(config, images.train, device)
-    precision = loop.choose_precision(device, config.precision)
-    optimizer = torch.optim.SGD(
-        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
-    )
+    sizes = {"in_channels": images.train.channels, "image_size": images.train.image_size}
+    network = draw_network(NetworkCIFAR, config, images.train.num_classes, device, **sizes)
     run = TrainingRun(
         kind="train",
         images=images.fingerprint,
         folder=RunFolder(config.resume or config.save or new_name(config.set)),
         network=network,
-        optimizer=optimizer,
-        scaler=loop.grad_scaler(device, precision),
-        sums=torch.zeros(3, dtype=torch.float64, device=device),
-        average=copy.deepcopy(network) if config.ema else None,
+        optimizer=torch.optim.SGD(
+            network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
+        ),
+        precision=choose_precision(device, config.precision),
+        ema=config.ema,
     )
-    log = run.start(config, images.train.classes)
-    parameters, multiply_adds = count(network)
-    part = "held out" if config.validate else "test"
-    log.info(
-        f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
-        f"multiply-adds; {distributed.world_size()} x {device.type}, {precision}; {config.set}, "
-        f"{len(images.train)} images train, {len(images.measured)} {part}"
-    )
+    loop.start(run, config, images)
     with run.folder.working("train.py"):
-        train(run, config, images, precision)
-        finish(run, config, images, precision)
+        loop.train(
+            run,
+            config,
+            images,
+            shape=config.schedule,
+            drop_path_prob=config.drop_path_prob,
+            validate=config.validate > 0,
+            tensorboard=config.tensorboard,
+        )
+        if loop.finish(run, config, images, "train.py", "validation" if config.validate else "test"):
+            path = run.folder.path / "model.pt"
+            run.folder.log.info(f"wrote {path}; evaluate it with: test.py --model_path {path}")
+
+
+@dataclass
+class Images:
+    """What trains, what is measured (held-out or test images), and how images are normalised."""
+
+    config: Config
+    train: sets.ImageSet
+    held_out: sets.ImageSet
+    statistics: sets.Statistics
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def __str__(self) -> str:
+        part = "held out" if self.config.validate else "test"
+        return f"{self.config.set}, {len(self)} images train, {len(self.held_out)} {part}"
+
+    def description(self) -> dict[str, Any]:
+        described = {"set": self.config.set, "description": self.config.description}
+        return described | {"classes": self.train.classes} | self.statistics._asdict()
+
+    def training(self, epoch: int, first: int) -> Batches:
+        config = self.config
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "batches", epoch))
+        augmentation = Augmentation.of(self.train, config.set, config.cutout, config.flip)
+        batches = self._batches(self.train, generator=generator, augmentation=augmentation)
+        return itertools.islice(batches, first, None)
+
+    def measured(self) -> Batches:
+        return self._batches(self.held_out)
+
+    def _batches(self, images: sets.ImageSet, **training: Any) -> Batches:
+        shard, channels_last = (distributed.rank(), distributed.world_size()), self.config.channels_last
+        size, statistics = self.config.batch_size, self.statistics
+        return sets.batches(images, size, statistics, channels_last=channels_last, shard=shard, **training)
 
 
 def load(config: Config, device: torch.device) -> Images:
@@ -195,97 +163,9 @@ def load(config: Config, device: torch.device) -> Images:
             f"{config.micro_batches} need at least {smallest}, two images each; there are {len(train)} images"
         )
     fingerprint = f"{train.fingerprint()} {measured.fingerprint()}"
-    return Images(train.to(device), measured.to(device), sets.statistics_of(config.set, train), fingerprint)
-
-
-def build(config: Config, images: sets.ImageSet, device: torch.device) -> NetworkCIFAR:
-    """The network with weights drawn from the seed, the same in every process."""
-    genotype, sizes = genotypes.lookup(config.arch), (images.channels, images.image_size)
-    with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
-        torch.manual_seed(derive_seed(config.seed, "weights"))
-        network = NetworkCIFAR(
-            config.init_channels, images.num_classes, config.layers, config.auxiliary, genotype, *sizes
-        )
-    network.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
-    return network.to(device)
-
-
-def train(run: TrainingRun, config: Config, images: Images, precision: str) -> None:
-    """Train from wherever the run is to the end of the last epoch."""
-    total = len(images.train)
-    network: Any = torch.compile(run.network) if config.compile else run.network
-    quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
-    with (
-        scalars(run.folder, config.tensorboard) as write,
-        tqdm(total=config.epochs * total, unit="image", unit_scale=True, disable=quiet) as bar,
-    ):
-        bar.update(run.epoch * total + run.step * config.batch_size)
-        bar.unpause()
-        while run.epoch < config.epochs:
-            factor = loop.schedule(run.epoch, config.epochs, config.warmup_epochs, config.schedule)
-            rate = config.learning_rate * factor
-            loop.set_learning_rate(run.optimizer, rate)
-            run.network.drop_path_prob = config.drop_path_prob * run.epoch / config.epochs
-            for done in steps(run, config, images, precision, network):
-                bar.update(done)
-                if run.step % LOOK == 0:
-                    loss, _, seen = run.totals()
-                    bar.set_postfix_str(f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}")
-            more = measure(run, config, images, precision).of_epoch() if config.validate else {}
-            words = run.end_epoch(rate, more)
-            write(run.epoch, run.rows[-1])
-            run.folder.log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
-
-
-def steps(run: TrainingRun, config: Config, images: Images, precision: str, network: Any) -> Iterator[int]:
-    """The rest of an epoch; the number of images of each step."""
-    run.network.train()
-    shard = (distributed.rank(), distributed.world_size())
-    drops = run.network.drop_path_generator = torch.Generator(run.sums.device)
-    batches = sets.batches(
-        images.train,
-        config.batch_size,
-        images.statistics,
-        generator=torch.Generator().manual_seed(derive_seed(config.seed, "batches", run.epoch)),
-        augmentation=Augmentation.of(images.train.image_size, config.set, config.cutout, config.flip),
-        channels_last=config.channels_last,
-        shard=shard,
+    return Images(
+        config, train.to(device), measured.to(device), sets.statistics_of(config.set, train), fingerprint
     )
-    begin = time.perf_counter()
-    for inputs, labels in itertools.islice(batches, run.step, None):
-        drops.manual_seed(derive_seed(config.seed, "drop path", run.epoch, run.step, shard[0]))
-        total = min(config.batch_size, len(images.train) - run.step * config.batch_size)
-        run.take_step(network, inputs, labels, total, config, precision)
-        run.seconds, begin = run.seconds + time.perf_counter() - begin, time.perf_counter()
-        if run.step % config.checkpoint_steps == 0:
-            run.save()
-        yield total
-
-
-def measure(run: TrainingRun, config: Config, images: Images, precision: str) -> loop.Errors:
-    """What the weights that will be kept get wrong on the held-out or the test images."""
-    shard = (distributed.rank(), distributed.world_size())
-    batches = sets.batches(
-        images.measured, config.batch_size, images.statistics, channels_last=config.channels_last, shard=shard
-    )
-    return loop.measure(run.kept, batches, precision)
-
-
-def finish(run: TrainingRun, config: Config, images: Images, precision: str) -> None:
-    """Measure the weights of the last epoch once, and write model.pt and card.json."""
-    run.folder.write_table("epochs.csv", run.rows)
-    path = run.folder.path / "model.pt"
-    if distributed.broadcast_object(path.exists()):
-        run.folder.log.info(f"the run is finished: {path}")
-        return
-    errors = measure(run, config, images, precision)
-    part = "validation" if config.validate else "test"
-    run.folder.log.info(f"{part}: {errors}")
-    if distributed.is_main():
-        described = {"set": config.set, "description": config.description, "classes": images.train.classes}
-        described |= images.statistics._asdict()
-        write_model(run, config, described, errors.as_result(part), "train.py")
-        run.folder.log.info(f"wrote {path}; evaluate it with: test.py --model_path {path}")
 
 
 if __name__ == "__main__":

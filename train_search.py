@@ -31,7 +31,7 @@ from search.candidates import Job, Trained, compare, load_task, train_all
 from search.finalists import check_name, finish, finished_before
 from search.paired_search import Comparison, PairedSearch
 from search.record import FREE, Record, Run, in_one_line, save, take_up
-from training import loop
+from training.schedule import cosine
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def search_group(run: Run, group: list[Comparison], progress: float) -> None:
     """
     config, generation = run.config, group[0].generation
     begin = time.perf_counter()
-    learning_rate = loop.cosine(progress, config.learning_rate, config.learning_rate_min)
+    learning_rate = cosine(progress, config.learning_rate, config.learning_rate_min)
     drop_path_prob = config.drop_path_prob * progress
     to_train = [comparison for comparison in group if comparison.decided_by != "predictor"]
     jobs = [

@@ -27,7 +27,8 @@ from common.flags import check_range, run_script
 from images import sets
 from images.augmentation import Augmentation
 from model_search import WeightSet
-from training import loop
+from training import evaluation, loop
+from training.precision import grad_scaler
 
 CELL = genotypes.lookup("RelativeNAS")
 
@@ -100,7 +101,7 @@ def prepare(config: Config, path: str) -> runs.Work:
     """The two kinds of steps of one candidate."""
     network, batches, start_up = candidate(config, path)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
-    scaler = loop.grad_scaler(torch.device("cpu"), "float32")
+    scaler = grad_scaler(torch.device("cpu"), "float32")
     inputs, labels = next(batches)
 
     def train() -> int:
@@ -108,7 +109,7 @@ def prepare(config: Config, path: str) -> runs.Work:
         return config.batch_size
 
     def evaluate() -> int:
-        loop.evaluate(network, [(inputs, labels)])
+        evaluation.evaluate(network, [(inputs, labels)])
         return config.batch_size
 
     return runs.Work({"training": train, "evaluating": evaluate}, {"start-up (s)": start_up})

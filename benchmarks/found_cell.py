@@ -32,7 +32,7 @@ from genotypes import Genotype
 from images import sets
 from search.candidates import Task, load_task
 from search.finalists import train_from_scratch, trained_network
-from training import loop
+from training.evaluation import evaluate
 from utils import derive_seed
 
 
@@ -71,7 +71,7 @@ def test_errors(
     errors = []
     for finalist in trained:
         network = trained_network(task, finalist, C, layers)
-        errors.append(loop.evaluate(network, task.clean(test), task.precision).error)
+        errors.append(evaluate(network, task.clean(test), task.precision).error)
     return errors
 
 

@@ -41,6 +41,9 @@ from genotypes import Genotype
 from images import sets
 from search.candidates import Task, load_task
 from training import loop
+from training.evaluation import evaluate
+from training.precision import grad_scaler
+from training.schedule import cosine, set_learning_rate
 from utils import derive_seed, write_atomically
 
 TABLE, SETTINGS = "trainings.csv", "settings.json"
@@ -165,19 +168,19 @@ def train(work: Work) -> dict[str, Any]:
     optimizer = torch.optim.SGD(
         network.parameters(), lr=1.0, momentum=task.momentum, weight_decay=task.weight_decay
     )
-    scaler = loop.grad_scaler(task.device, task.precision)
+    scaler = grad_scaler(task.device, task.precision)
     seen: dict[str, Any] = {}
     for epoch in range(config.epochs):
-        loop.set_learning_rate(optimizer, loop.cosine(epoch / config.epochs, config.learning_rate, 0.0))
+        set_learning_rate(optimizer, cosine(epoch / config.epochs, config.learning_rate, 0.0))
         batches = task.batches("table", epoch)
         fitted = loop.train_one_epoch(network, optimizer, batches, scaler=scaler, grad_clip=task.grad_clip)
         spent += time.process_time() - begin
-        found = loop.evaluate(network, task.clean(task.validation))
+        found = evaluate(network, task.clean(task.validation))
         begin = time.process_time()
         numbers = (fitted.loss, fitted.error, found.loss, found.error)
         for part, number in zip(PARTS, numbers, strict=True):
             seen[f"{part}_{epoch + 1}"] = f"{number:.5g}" if math.isfinite(number) else ""
-    tested = loop.evaluate(network, task.clean(test))
+    tested = evaluate(network, task.clean(test))
     head = {"arch": arch(work.cell), "kind": work.kind, "repeat": work.repeat}
     finite = math.isfinite(tested.loss)
     return head | {

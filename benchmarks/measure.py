@@ -69,11 +69,8 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Command, settings, commit, versions and hardware of a measurement, as plain types."""
     import torch
 
-    processor = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].split(":", 1)[1].strip() if names else processor
+    from training.card import processor
+
     return {
         "command": " ".join(["python", *sys.argv]),
         "config": dict(config),
@@ -81,7 +78,7 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "hardware": {
-            "processor": processor,
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gflops_float32_matrix_product": round(matrix_product(), 1),

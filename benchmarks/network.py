@@ -22,8 +22,9 @@ import genotypes
 from common import checkpoint
 from common.flags import check_range, run_script
 from model import NetworkCIFAR, load_network_state
-from training import loop
+from training import evaluation, loop
 from training.inference import fold_batch_norm
+from training.precision import grad_scaler
 
 TRAINED = Path(__file__).resolve().parent.parent / "trained_model" / "cifar10_model.pt"
 
@@ -68,7 +69,7 @@ def prepare(config: Config, path: str) -> runs.Work:
         network.to(memory_format=torch.channels_last)
         evaluated.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
-    scaler = loop.grad_scaler(torch.device("cpu"), "float32")
+    scaler = grad_scaler(torch.device("cpu"), "float32")
     batch = (torch.randn(config.batch_size, 3, 32, 32), torch.arange(config.batch_size) % 10)
 
     def train() -> int:
@@ -76,7 +77,7 @@ def prepare(config: Config, path: str) -> runs.Work:
         return config.batch_size
 
     def evaluate() -> int:
-        loop.evaluate(evaluated, [batch])
+        evaluation.evaluate(evaluated, [batch])
         return config.batch_size
 
     return runs.Work({"training": train, "evaluating": evaluate}, {})
@@ -91,7 +92,7 @@ def largest_differences(config: Config) -> dict[str, float]:
     torch.manual_seed(0)
     timed = NetworkCIFAR(config.init_channels, 10, config.layers, False, genotypes.lookup("RelativeNAS"))
     images = torch.randn(config.batch_size, 3, 32, 32)
-    loop.recalibrate_batch_norm(timed, [(images, torch.empty(0))])  # else the logits are all but equal
+    evaluation.recalibrate_batch_norm(timed, [(images, torch.empty(0))])  # else the logits are all but equal
     state = checkpoint.load(TRAINED, "network")
     facts, cell = state["network"], genotypes.from_dict(state["network"]["genotype"])
     trained = NetworkCIFAR(facts["C"], facts["num_classes"], facts["layers"], False, cell)

@@ -23,6 +23,7 @@ from common import distributed
 from common.flags import check_range, run_script
 from model import NetworkCIFAR
 from training import loop
+from training.precision import grad_scaler
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def prepare(config: Config, together: bool) -> runs.Work:
     torch.manual_seed(0)
     network = NetworkCIFAR(config.init_channels, 10, config.layers, False, genotypes.lookup("RelativeNAS"))
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
-    scaler = loop.grad_scaler(torch.device("cpu"), "float32")
+    scaler = grad_scaler(torch.device("cpu"), "float32")
     inputs, labels = torch.randn(config.batch_size, 3, 32, 32), torch.arange(config.batch_size) % 10
     total = config.batch_size * distributed.world_size()
     network.train()

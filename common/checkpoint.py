@@ -19,23 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.flags import PLACES
-from genotypes import to_dict
 from utils import write_atomically
 
 PREVIOUS = ".previous"
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
 # What reading bytes that are no checkpoint raises, depending on the bytes.
-UNREADABLE: tuple[type[Exception], ...] = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
-UNREADABLE += (ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile)
+UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, LookupError, ValueError, TypeError)
+UNREADABLE += (AttributeError, AssertionError, ArithmeticError, MemoryError)
+UNREADABLE += (struct.error, zipfile.BadZipFile)
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
@@ -135,35 +126,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     return value
-
-
-def describe_network(
-    network: Any,
-    *,
-    images: dict[str, Any],
-    recipe: dict[str, Any],
-    result: dict[str, Any],
-) -> dict[str, Any]:
-    """The checkpoint of a trained network that describes itself; `load(path, "network")` reads it.
-
-    `images`: set, classes (names by label), mean and std (of each channel, in [0, 1]). `recipe`: the flags of
-    the training. `result`: what was measured, and on what. The rest is read off the network.
-    """
-    return {
-        "kind": "network",
-        "network": {
-            "class": type(network).__name__,
-            "C": network.C,
-            "num_classes": network.num_classes,
-            "layers": len(network.cells),
-            "auxiliary": hasattr(network, "auxiliary_head"),
-            "genotype": to_dict(network.genotype),
-            "in_channels": network.in_channels,
-            "image_size": list(network.image_size),
-        },
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
-        "images": {key: list(value) if isinstance(value, tuple) else value for key, value in images.items()},
-        "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
-        "result": result,
-        "versions": {"torch": str(torch.__version__), "pairnas": VERSION},
-    }

@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, log, tables and checkpoint, and how a run is taken up again.
+"""The folder of a run: its settings, log, tables and checkpoint, and the settings of a run that goes on.
 
 folder = RunFolder("runs/first")
 folder.create(config)                     # refuses a folder that holds anything
@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import filelock
 from tqdm import tqdm
 
 from common import checkpoint, distributed
@@ -46,13 +47,9 @@ class RunFolder:
 
         Raises ValueError where it exists and holds anything, OSError where it cannot be made.
         """
-        error = None
-        if distributed.is_main():
-            try:
+        with _raised_everywhere():
+            if distributed.is_main():
                 self._create(config)
-            except (ValueError, OSError) as raised:
-                error = raised
-        self._raise_everywhere(error)
 
     def _create(self, config: Any) -> None:
         taken = f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
@@ -73,33 +70,22 @@ class RunFolder:
 
         Raises ValueError where another program works in the folder.
         """
-        error = None
-        if distributed.is_main() and self._unlock is None:
-            try:
+        with _raised_everywhere():
+            if distributed.is_main() and self._unlock is None:
                 self._take_lock()
                 for file in temporary_files(self.path):
                     file.unlink()
-            except (ValueError, OSError) as raised:
-                error = raised
-        self._raise_everywhere(error)
 
     def _take_lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks
-            return
         # On the folder itself: no file is left behind, and the system frees it however the program ends.
         descriptor = os.open(self.path, os.O_RDONLY)
         self._unlock = weakref.finalize(self, os.close, descriptor)
         # A forked worker outlives a killed program by seconds, and must not hold its lock.
         os.register_at_fork(after_in_child=self._unlock)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.unlock()
-            raise ValueError(f"{self.path}: another program works in this folder just now") from None
-        except OSError:  # network drives may have no locks
-            return
+        with contextlib.suppress(OSError):  # network drives may have no locks
+            if not filelock.lock_descriptor(descriptor, blocking=False):
+                self.unlock()
+                raise ValueError(f"{self.path}: another program works in this folder just now")
 
     def unlock(self) -> None:
         """Let other programs in."""
@@ -124,15 +110,6 @@ class RunFolder:
             raise KeyboardInterrupt from None
         finally:
             self.unlock()
-
-    @staticmethod
-    def _raise_everywhere(error: ValueError | OSError | None) -> None:
-        """Raise what went wrong in the first process in all of them."""
-        kind, text = distributed.broadcast_object((type(error), str(error)))
-        if issubclass(kind, OSError):
-            raise OSError(text)
-        if issubclass(kind, ValueError):
-            raise ValueError(text)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A CSV file with a column for every key of the first row; floats in full precision."""
@@ -168,6 +145,21 @@ class RunFolder:
             to_screen = _Screen(sys.stdout)
             self.log.handlers = [to_file, to_screen]
         return self.log
+
+
+@contextlib.contextmanager
+def _raised_everywhere() -> Iterator[None]:
+    """Raise what goes wrong in the first process in all of them."""
+    error = None
+    try:
+        yield
+    except (ValueError, OSError) as raised:
+        error = raised
+    kind, text = distributed.broadcast_object((type(error), str(error)))
+    if issubclass(kind, OSError):
+        raise OSError(text)
+    if issubclass(kind, ValueError):
+        raise ValueError(text)
 
 
 class _LogFile(logging.FileHandler):
@@ -226,9 +218,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if get_args(hint):  # int | None
         return any(_fits(value, option) for option in get_args(hint))
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def resume(given: Config, free: Sequence[str], args: Sequence[str] | None = None) -> Config:

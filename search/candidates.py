@@ -22,6 +22,9 @@ from model import NetworkCIFAR
 from model_search import FullSize, Weights, WeightSet
 from search.paired_search import Outcome
 from training import loop
+from training.evaluation import Batches, evaluate, recalibrate_batch_norm
+from training.precision import choose_precision, grad_scaler
+from training.schedule import set_learning_rate
 from utils import derive_seed
 
 
@@ -65,7 +68,7 @@ class Task(NamedTuple):
             image_size=self.train.image_size,
         )
 
-    def batches(self, *purpose: str | int) -> loop.Batches:
+    def batches(self, *purpose: str | int) -> Batches:
         """One epoch of augmented training batches, the same for equal purposes."""
         return sets.batches(
             self.train,
@@ -76,7 +79,7 @@ class Task(NamedTuple):
             channels_last=self.channels_last,
         )
 
-    def clean(self, images: sets.ImageSet) -> loop.Batches:
+    def clean(self, images: sets.ImageSet) -> Batches:
         return sets.batches(images, self.batch_size, self.statistics, channels_last=self.channels_last)
 
 
@@ -107,7 +110,7 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
-        precision=loop.choose_precision(device, config.precision),
+        precision=choose_precision(device, config.precision),
         channels_last=config.channels_last,
         recalibrate=config.recalibrate,
         fingerprint=f"{images.fingerprint()} {test.fingerprint()}",
@@ -153,10 +156,10 @@ def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> Trained:
     optimizer = torch.optim.SGD(
         network.parameters(), lr=1.0, momentum=task.momentum, weight_decay=task.weight_decay
     )
-    scaler = loop.grad_scaler(task.device, task.precision)
+    scaler = grad_scaler(task.device, task.precision)
     finite = True
     for epoch, (learning_rate, drop_path_prob) in enumerate(job.schedule):
-        loop.set_learning_rate(optimizer, learning_rate)
+        set_learning_rate(optimizer, learning_rate)
         network.drop_path_prob = drop_path_prob
         network.drop_path_generator = torch.Generator(task.device).manual_seed(
             derive_seed(task.seed, "drop path", *job.purpose, epoch)
@@ -179,8 +182,8 @@ def _evaluated(task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Jo
     if finite and task.recalibrate:
         epoch = task.batches(*job.purpose, "recalibrate")
         some = (batch for _, batch in zip(range(task.recalibrate), epoch, strict=False))
-        loop.recalibrate_batch_norm(network, some, task.precision)
-    losses, correct = loop.evaluate(network, task.clean(task.validation), task.precision)
+        recalibrate_batch_norm(network, some, task.precision)
+    losses, correct = evaluate(network, task.clean(task.validation), task.precision)
     if not finite:
         losses, correct = torch.full_like(losses, math.nan), torch.zeros_like(correct)
     return Trained(losses, correct, weight_set.weights(network))

@@ -14,7 +14,9 @@ from images import sets
 from model import NetworkCIFAR
 from search.candidates import Job, Task, compare, train_all
 from search.record import Finalist, Run, save
-from training import loop
+from training.card import describe_network
+from training.evaluation import Evaluation, evaluate
+from training.schedule import cosine
 from utils import write_atomically
 
 
@@ -26,7 +28,7 @@ def train_from_scratch(
     All cells see the same batches, and equal modules start from equal weights: only the cells differ.
     The cells are spread over the processes.
     """
-    schedule = [(loop.cosine(epoch / epochs, learning_rate, 0.0), 0.0) for epoch in range(epochs)]
+    schedule = [(cosine(epoch / epochs, learning_rate, 0.0), 0.0) for epoch in range(epochs)]
     jobs = [Job(cell, ("finalist",), schedule) for cell in cells]
     trained = train_all(task, task.weight_set(C, layers, "finalists"), jobs)
     return [Finalist(cell, result) for cell, result in zip(cells, trained, strict=True)]
@@ -78,7 +80,7 @@ def finish(run: Run, test: sets.ImageSet) -> None:
     best = winner(run.record.finalists)
     size = {"C": config.init_channels, "layers": config.layers}
     network = trained_network(run.task, best, **size)
-    tested = loop.evaluate(network, run.task.clean(test.to(run.task.device)), run.task.precision)
+    tested = evaluate(network, run.task.clean(test.to(run.task.device)), run.task.precision)
     if not distributed.is_main():
         return
     write_winner(run, best, network, tested)
@@ -122,7 +124,7 @@ def finished_before(run: Run) -> bool:
     return True
 
 
-def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: loop.Evaluation) -> None:
+def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: Evaluation) -> None:
     """genotype.json, finalists.csv, model.pt and report.html."""
     folder, task, log = run.folder, run.task, run.folder.log
     images = {
@@ -139,7 +141,7 @@ def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: loop.E
         "test_images": len(tested.correct),
     }
     recipe = dataclasses.asdict(run.config)
-    state = checkpoint.describe_network(network, images=images, recipe=recipe, result=result)
+    state = describe_network(network, images=images, recipe=recipe, result=result)
     checkpoint.save(folder.path / "model.pt", state)
     folder.write_table("finalists.csv", table(run, tested.error))
     cell = genotypes.to_json(best.genotype)

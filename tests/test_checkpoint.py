@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import genotypes
 from common import checkpoint
-from model import NetworkCIFAR
 
 STATE = {"kind": "search", "weights": {"a": torch.arange(6.0).reshape(2, 3)}, "generation": 3}
 
@@ -137,24 +136,3 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "some.zip")
     with pytest.raises(ValueError, match="a folder, no checkpoint"):
         checkpoint.load(tmp_path)
-
-
-def test_a_network_describes_itself(tmp_path: Path) -> None:
-    network = NetworkCIFAR(4, 10, 3, False, genotypes.DARTS, in_channels=1, image_size=8)
-    images = {"set": "digits", "classes": list("0123456789"), "mean": [0.5], "std": [0.2]}
-    state = checkpoint.describe_network(network, images=images, recipe={"epochs": 1}, result={"error": 0.5})
-    checkpoint.save(tmp_path / "model.pt", state)
-    loaded = checkpoint.load(tmp_path / "model.pt", "network")
-    facts = loaded["network"]
-    again = NetworkCIFAR(
-        facts["C"],
-        facts["num_classes"],
-        facts["layers"],
-        facts["auxiliary"],
-        genotypes.from_dict(facts["genotype"]),
-        in_channels=facts["in_channels"],
-        image_size=tuple(facts["image_size"]),
-    )
-    again.load_state_dict(loaded["state_dict"])
-    inputs = torch.randn(2, 1, 8, 8)
-    assert torch.equal(network.eval()(inputs)[0], again.eval()(inputs)[0])

@@ -35,5 +35,5 @@ def test_finalists_train_alike_whoever_else_does() -> None:
     network = finalists.trained_network(task, both[0], 4, 3)
     state = network.state_dict()
     assert torch.equal(state["classifier.weight"], both[0].trained.weights["classifier.weight"])
-    again = finalists.loop.evaluate(network, task.clean(task.validation)).losses
+    again = finalists.evaluate(network, task.clean(task.validation)).losses
     assert torch.equal(again, both[0].trained.losses)

@@ -1,4 +1,4 @@
-"""training/loop.py: one epoch, per-image losses, schedules, recalibration."""
+"""training/loop.py: one step, one epoch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from training import loop
+from training.precision import grad_scaler
 
 
 class Linear(nn.Module):
@@ -35,7 +36,7 @@ def some_batches(
 
 def train(network: nn.Module, batches, learning_rate: float = 0.1, **more) -> loop.EpochResult:
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9)
-    scaler = loop.grad_scaler(torch.device("cpu"), "float32")
+    scaler = grad_scaler(torch.device("cpu"), "float32")
     return loop.train_one_epoch(network, optimizer, batches, scaler=scaler, **more)
 
 
@@ -105,7 +106,7 @@ def gradients(images: torch.Tensor, labels: torch.Tensor, total: int, parts: int
         images,
         labels,
         images=total,
-        scaler=loop.grad_scaler(torch.device("cpu"), "float32"),
+        scaler=grad_scaler(torch.device("cpu"), "float32"),
         grad_clip=1e9,
         auxiliary_weight=0.4,
         label_smoothing=0.1,
@@ -141,85 +142,3 @@ def test_divergence_shows_in_the_loss() -> None:
 def test_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="no batch to train on"):
         train(Linear(), [])
-
-
-def test_evaluation_is_by_image_in_order_and_builds_no_graph() -> None:
-    torch.manual_seed(0)
-    network = Linear()
-    train(network, some_batches())
-    batches = some_batches(1)
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    result = loop.evaluate(network, batches)
-    alone = [
-        loop.evaluate(network, [(x[i : i + 1], y[i : i + 1])]).losses
-        for x, y in batches
-        for i in range(len(y))
-    ]
-    assert result.losses.shape == result.correct.shape == (21,)
-    assert torch.allclose(result.losses, torch.cat(alone), atol=1e-6)
-    assert not result.losses.requires_grad
-    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
-    assert result.error == 1 - result.correct.double().mean().item()
-
-
-class Given(nn.Module):
-    """Its logits are the images: (N, classes) -> (N, classes)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return x, None
-
-
-def test_errors_are_counted_in_the_best_and_the_best_five() -> None:
-    logits = torch.tensor([6.0, 5, 4, 3, 2, 1, 0]).repeat(7, 1)  # the label's place: first, ..., seventh
-    batches = [(logits[:4], torch.tensor([0, 1, 2, 3])), (logits[4:], torch.tensor([4, 5, 6]))]
-    total = math.log(sum(math.exp(logit) for logit in range(7)))
-    sums = loop.count_errors(Given(), batches)
-    assert sums.dtype == torch.float64
-    assert sums.tolist() == pytest.approx([7 * total - 21, 6, 2, 7], rel=1e-6)
-    errors = loop.Errors.of(sums)
-    assert (errors.error, errors.error_top5, errors.images) == (6 / 7, 2 / 7, 7)
-    assert errors.loss == pytest.approx(total - 3, rel=1e-6)
-
-
-def test_with_few_classes_every_label_is_among_the_best_five() -> None:
-    logits = torch.tensor([[0.0, 2, 1], [2, 0, 1], [1, 2, 0]])
-    loss, *counts = loop.count_errors(Given(), [(logits, torch.tensor([1, 1, 0]))]).tolist()
-    assert counts == [2, 0, 3]
-    total = math.log(1 + math.e + math.e**2)
-    assert loss == pytest.approx(3 * total - (2 + 0 + 1), rel=1e-6)
-
-
-def test_recalibration_is_the_plain_average_whatever_was_there() -> None:
-    network = Linear()
-    network.norm.running_mean.fill_(100.0)
-    batches = some_batches(sizes=(8, 8))
-    weight = network.classifier.weight.clone()
-    loop.recalibrate_batch_norm(network, batches)
-    expected = torch.stack([x.mean() for x, _ in batches]).mean()
-    assert torch.allclose(network.norm.running_mean, expected, atol=1e-6)
-    assert network.norm.momentum == 0.1
-    assert torch.equal(weight, network.classifier.weight)
-
-
-def test_the_cosine_falls_from_start_to_end() -> None:
-    values = [loop.cosine(i / 10, 0.1, 0.001) for i in range(11)]
-    assert values == sorted(values, reverse=True)
-    assert values[0] == 0.1
-    assert math.isclose(values[10], 0.001)
-    assert math.isclose(values[5], (0.1 + 0.001) / 2)
-
-
-def test_precision() -> None:
-    cpu = torch.device("cpu")
-    assert loop.choose_precision(cpu, "auto") == "float32"
-    assert loop.choose_precision(cpu, "bfloat16") == "bfloat16"
-    with loop.autocast(cpu, "bfloat16"):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    with loop.autocast(cpu, "float32"):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    assert loop.grad_scaler(cpu, "float16").is_enabled()
-    assert not loop.grad_scaler(cpu, "bfloat16").is_enabled()

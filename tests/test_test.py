@@ -302,7 +302,7 @@ def test_a_shipped_checkpoint_is_what_its_card_says(name):
     assert state["result"] == card["result"]
     assert state["network"] == card["network"]
     assert ("JPEG" in card["images"]["description"]) == (name == "cifar10")
-    network = script.load_network(script.Config(str(file))).network
+    network = script.load(script.Config(str(file))).network
     assert count(network) == (card["parameters"], card["multiply_adds"])
 
 

@@ -20,8 +20,7 @@ import genotypes
 import train
 from common import checkpoint
 from common.flags import parse, run_script
-from training import loop
-from training import run as training_run
+from training import card, loop
 
 SHIPPED = ROOT / "trained_model" / "digits_model.pt"
 SMALL = "--set digits --init_channels 4 --layers 3 --device cpu --batch_size 360 --epochs 2"
@@ -84,7 +83,7 @@ def test_the_checkpoint_describes_itself(finished):
 @pytest.mark.parametrize("flip", [True, False, None])
 def test_the_command_on_a_card_is_one_that_can_be_given(flip):
     config = train.Config(set="digits", flip=flip, channels_last=False, description="two words")
-    assert parse(train.Config, shlex.split(training_run.command("train.py", config))[2:]) == config
+    assert parse(train.Config, shlex.split(card.command("train.py", config))[2:]) == config
 
 
 TINY = (
@@ -504,11 +503,3 @@ def test_a_finished_run_is_not_repeated_and_others_are_refused(run, finished):
     assert code == 2
     assert "--learning_rate (was 0.025, now 0.1)" in err
     assert (finished / "model.pt").read_bytes() == before
-
-
-def test_schedules():
-    assert loop.schedule(0, 10, 0, "cosine") == 1
-    assert loop.schedule(5, 10, 0, "cosine") == pytest.approx(0.5)
-    assert loop.schedule(5, 10, 0, "linear") == 0.5
-    assert [loop.schedule(e, 10, 2, "linear") for e in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert 0 < loop.schedule(9, 10, 2, "cosine") < 0.1

@@ -10,12 +10,11 @@ import copy
 import tempfile
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-import genotypes
 from model import Network
 from operations import FactorizedReduce
 from utils import write_atomically
@@ -55,21 +54,6 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, part: slice) -> None:
     convolution.bias = nn.Parameter(shift.to(weight.dtype))
 
 
-def check_flags(config: Any, facts: dict[str, Any]) -> None:
-    """Raise ValueError for a flag that contradicts the network in the file."""
-    for name, value in {"init_channels": facts["C"], "layers": facts["layers"]}.items():
-        if getattr(config, name) not in (None, value):
-            raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
-    if config.arch is not None and genotypes.lookup(config.arch) != facts["genotype"]:
-        raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
-
-
-def check_finite(outputs: Tensor, path: str) -> None:
-    """Raise ValueError where `outputs` of the network in the checkpoint `path` are no numbers."""
-    if not outputs.isfinite().all():
-        raise ValueError(f"--model_path {path}: the network's outputs are not finite numbers")
-
-
 class Logits(nn.Module):
     """A network that returns its logits alone."""
 
@@ -91,16 +75,29 @@ def export_onnx(network: Network, path: str) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401  what torch.onnx.export needs
     except ImportError as error:
-        raise ValueError(
-            f"--export: {error.name} is missing; pip install onnx onnxscript onnxruntime"
-        ) from error
+        missing = f"--export: {error.name} is missing; pip install onnx onnxscript onnxruntime"
+        raise ValueError(missing) from error
     if torch.__version__ < "2.9":  # compared as versions, not as words
         raise ValueError(
             f"--export: needs PyTorch 2.9 or newer, whose exporter is another; this is {torch.__version__}"
         )
-    images = torch.randn(
-        3, network.in_channels, *network.image_size, generator=torch.Generator().manual_seed(0)
-    )
+    shape = (3, network.in_channels, *network.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    content = _to_onnx(network, images)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(["logits"], {"images": images[:2].numpy()})[0])
+    with torch.no_grad():
+        wanted = network(images[:2])[0]
+    difference = (found - wanted).abs().max().item()
+    if not difference <= 1e-4 * max(1.0, wanted.abs().max().item()):
+        raise ValueError(
+            f"--export {path}: not written, as its logits differ from PyTorch's by {difference:.1e}"
+        )
+    write_atomically(path, content)
+    return difference
+
+
+def _to_onnx(network: Network, images: Tensor) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         torch.onnx.export(
@@ -113,15 +110,4 @@ def export_onnx(network: Network, path: str) -> float:
             external_data=False,
             verbose=False,
         )
-        content = file.read_bytes()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(["logits"], {"images": images[:2].numpy()})[0])
-    with torch.no_grad():
-        wanted = network(images[:2])[0]
-    difference = (found - wanted).abs().max().item()
-    if not difference <= 1e-4 * max(1.0, wanted.abs().max().item()):
-        raise ValueError(
-            f"--export {path}: not written, as its logits differ from PyTorch's by {difference:.1e}"
-        )
-    write_atomically(path, content)
-    return difference
+        return file.read_bytes()

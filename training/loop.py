@@ -1,80 +1,43 @@
-"""Training and evaluation shared by every script: one epoch, per-image losses, schedules, precision."""
+"""Training: one optimiser step, one epoch of one process, and the loop of a long training.
+
+start(run, config, images)           # in a new folder, or where the last checkpoint is
+train(run, config, images, ...)      # to the end of the last epoch
+finish(run, config, images, ...)     # the one test; model.pt and card.json
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
-import utils
 from common import distributed
+from common.run_folder import RunFolder
+from model import count
+from training import card, schedule
+from training.config import TrainingConfig
+from training.evaluation import Batches, total_errors
+from training.precision import autocast
+from training.run import TrainingRun
+from training.weights import load_weights
+from utils import derive_seed
 
-Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images (N, C, H, W), labels (N,)
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOOK = 20  # steps between two looks at the loss: each makes a GPU wait
 
 
 class EpochResult(NamedTuple):
     loss: float  # mean training loss over the images, not finite where training diverged
     error: float  # share of wrongly classified training images, in [0, 1]
     images: int
-
-
-class Evaluation(NamedTuple):
-    losses: Tensor  # (N,) float32 on the CPU, cross-entropy of each image, in the order of the batches
-    correct: Tensor  # (N,) bool on the CPU, whether the largest logit is the label's
-
-    @property
-    def loss(self) -> float:
-        return self.losses.double().mean().item()
-
-    @property
-    def error(self) -> float:
-        return 1.0 - self.correct.double().mean().item()
-
-
-def choose_precision(device: torch.device, precision: str) -> str:
-    """What "auto" means on `device`: bfloat16 on GPUs that compute in it, else float32."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "float32"
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Mixed precision on `device`; `precision` is a key of PRECISIONS, "float32" switches it off."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=PRECISIONS[precision])
-
-
-def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Loss scaling, active for float16 only: the other precisions have the range of float32."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
-
-
-def cosine(position: float, start: float, end: float) -> float:
-    """The cosine schedule's value at `position` in [0, 1] (SGDR without restarts, arXiv 1608.03983)."""
-    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * position))
-
-
-def schedule(epoch: int, epochs: int, warmup_epochs: int, shape: str) -> float:
-    """The factor of the learning rate: a linear rise in the warm-up, then "cosine" or "linear" down to 0."""
-    if epoch < warmup_epochs:
-        return (epoch + 1) / (warmup_epochs + 1)
-    position = (epoch - warmup_epochs) / (epochs - warmup_epochs)
-    return cosine(position, 1.0, 0.0) if shape == "cosine" else 1.0 - position
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
 
 
 def train_one_epoch(
@@ -113,19 +76,6 @@ def train_one_epoch(
     if loss_sum is None or error_sum is None:
         raise ValueError("no batch to train on: the batch size is larger than the number of images")
     return EpochResult(loss_sum.item() / images, error_sum.item() / images, images)
-
-
-@torch.no_grad()
-def evaluate(network: nn.Module, batches: Batches, precision: str = "float32") -> Evaluation:
-    """Per-image losses and hits of `network` in evaluation mode."""
-    network.eval()
-    losses, correct = [], []
-    for inputs, labels in batches:
-        with autocast(inputs.device, precision):
-            logits = network(inputs)[0].float()
-        losses.append(cross_entropy(logits, labels, reduction="none"))
-        correct.append(logits.argmax(1) == labels)
-    return Evaluation(torch.cat(losses).cpu(), torch.cat(correct).cpu())
 
 
 def train_step(
@@ -188,83 +138,151 @@ def _step(
     scaler.update()
 
 
-class Errors(NamedTuple):
-    """What a network gets wrong, rates in [0, 1]; `interval` is the 95% confidence interval of `error`."""
+class Images(Protocol):
+    """The images of a long training, as each script has its own; `len` counts those that train."""
 
-    loss: float
-    error: float
-    error_top5: float
-    interval: tuple[float, float]
-    images: int
+    def __len__(self) -> int: ...
 
-    @classmethod
-    def of(cls, sums: Tensor) -> Errors:
-        """From the sums of `count_errors`, over all processes."""
-        loss, wrong, wrong_top5, images = sums.tolist()
-        interval = utils.wilson(wrong / images, int(images))
-        return cls(loss / images, wrong / images, wrong_top5 / images, interval, int(images))
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says of them: set, classes (names by label), mean, std."""
 
-    def of_epoch(self) -> dict[str, float]:
-        """Columns of epochs.csv for held-out images."""
-        return {"validation_loss": self.loss, "validation_error": self.error}
+    def training(self, epoch: int, first: int) -> Batches:
+        """This process's share of the training batches of an epoch, from number `first` on."""
 
-    def as_result(self, part: str = "test") -> dict[str, float | int | list[float]]:
-        """The entry "result" of a checkpoint; `part` says on which images it was measured."""
-        values = self._asdict() | {"interval": list(self.interval)}
-        return {f"{part}_{key}": value for key, value in values.items()}
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return (
-            f"top-1 error {self.error:.2%} (95% confidence: {low:.2%} to {high:.2%}), top-5 error "
-            f"{self.error_top5:.2%}, loss {self.loss:.4f}, {self.images} images"
-        )
+    def measured(self) -> Batches:
+        """This process's share of the images that are held out, or of the test images."""
 
 
-@torch.no_grad()
-def count_errors(network: nn.Module, batches: Batches, precision: str = "float32") -> Tensor:
-    """Sums over `batches` in evaluation mode: (loss, wrong top-1, wrong top-5, images), float64.
+def start(run: TrainingRun, config: TrainingConfig, images: Images) -> None:
+    """Load the checkpoint of the run that `config.resume` names, or make a folder; begin the log."""
+    problem = run.load_checkpoint() if config.resume else None
+    first = config.weights is not None and run.origin is None  # else the checkpoint has them
+    if first:
+        run.origin = load_weights(run.network, config, images.description()["classes"])
+        run.kept.load_state_dict(run.network.state_dict())  # the average starts there, too
+    if not config.resume:
+        run.folder.create(config)
+    log = run.folder.start_log()
+    if problem:
+        log.warning(problem)
+    if first and run.origin is not None:
+        anew = ", ".join(run.origin["drawn_anew"])
+        log.info(f"weights from {config.weights}" + (f"; drawn anew: {anew}" if anew else ""))
+        run.save()  # from here on the run does not need the file
+    parameters, multiply_adds = count(run.network)
+    log.info(
+        f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
+        f"multiply-adds; {distributed.world_size()} x {run.device.type}, {run.precision}; {images}"
+    )
 
-    Sums, unlike means, can be added over processes whose shares differ. With five classes or fewer no label
-    is ever outside the best five.
+
+def train(
+    run: TrainingRun,
+    config: TrainingConfig,
+    images: Images,
+    *,
+    shape: str = "linear",
+    drop_path_prob: float = 0.0,
+    validate: bool = False,
+    tensorboard: bool = False,
+) -> None:
+    """Train from wherever the run is to the end of the last epoch.
+
+    `shape` is that of the learning rate; drop path rises to `drop_path_prob`. `validate` measures after each
+    epoch, `tensorboard` writes the epochs for it.
     """
-    network.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=next(network.parameters()).device)
-    for inputs, labels in batches:
-        with autocast(inputs.device, precision):
-            logits = network(inputs)[0].float()
-        best = logits.topk(min(5, logits.shape[1])).indices  # (N, 5)
-        missed = (best != labels[:, None]).cumprod(1)  # whether the label is not among the first k
-        losses = cross_entropy(logits, labels, reduction="none").double()
-        sums += torch.stack([losses, missed[:, 0], missed[:, -1], torch.ones_like(losses)]).sum(1)
-    return sums
+    network: Any = torch.compile(run.network) if config.compile else run.network
+    quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
+    with (
+        scalars(run.folder, tensorboard) as writer,
+        tqdm(total=config.epochs * len(images), unit="image", unit_scale=True, disable=quiet) as bar,
+    ):
+        bar.update(run.epoch * len(images) + run.step * config.batch_size)
+        bar.unpause()
+        while run.epoch < config.epochs:
+            factor = schedule.factor(run.epoch, config.epochs, config.warmup_epochs, shape)
+            rate = config.learning_rate * factor
+            schedule.set_learning_rate(run.optimizer, rate)
+            run.network.drop_path_prob = drop_path_prob * run.epoch / config.epochs
+            for done in steps(run, config, images, network):
+                bar.update(done)
+                if run.step % LOOK == 0:
+                    loss, _, seen = run.totals()
+                    bar.set_postfix_str(f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}")
+            more = total_errors(run.kept, images.measured(), run.precision).of_epoch() if validate else {}
+            words = run.end_epoch(rate, **more)
+            for name, value in run.rows[-1].items() if writer else ():
+                writer.add_scalar(name, value, run.epoch)
+            run.folder.log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
 
 
-def measure(network: nn.Module, batches: Batches, precision: str = "float32") -> Errors:
-    """What the network gets wrong on the batches of all processes, each with its own share of the images.
+def steps(run: TrainingRun, config: TrainingConfig, images: Images, network: Any) -> Iterator[int]:
+    """The rest of an epoch; the number of images of each step. `network` is the run's, or that compiled."""
+    run.network.train()
+    drops = run.network.drop_path_generator = torch.Generator(run.device)
+    begin = time.perf_counter()
+    for inputs, labels in images.training(run.epoch, run.step):
+        drops.manual_seed(derive_seed(config.seed, "drop path", run.epoch, run.step, distributed.rank()))
+        total = min(config.batch_size, len(images) - run.step * config.batch_size)
+        with compiling(config.compile):
+            sums = train_step(
+                network,
+                run.optimizer,
+                inputs,
+                labels,
+                images=total,
+                scaler=run.scaler,
+                precision=run.precision,
+                grad_clip=config.grad_clip,
+                auxiliary_weight=config.auxiliary_weight,
+                label_smoothing=config.label_smoothing,
+                micro_batches=config.micro_batches,
+            )
+        run.end_step(sums, time.perf_counter() - begin)
+        begin = time.perf_counter()
+        if run.step % config.checkpoint_steps == 0:
+            run.save()
+        yield total
 
-    Batch-norm's running statistics become those of the first process, as in its checkpoints.
+
+@contextlib.contextmanager
+def compiling(wanted: bool) -> Iterator[None]:
+    """Around a step: ValueError that names --compile where the network cannot be compiled."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not wanted or not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"--compile: the network cannot be compiled here ({reason} ...)") from None
+
+
+def scalars(folder: RunFolder, wanted: bool) -> AbstractContextManager[Any]:
+    """What writes for TensorBoard, or None where that is not `wanted`."""
+    if not wanted or not distributed.is_main():
+        return contextlib.nullcontext()
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder.path / "tensorboard"))
+
+
+def finish(
+    run: TrainingRun, config: TrainingConfig, images: Images, program: str, part: str = "test"
+) -> bool:
+    """Measure the weights of the last epoch once, on this part of the images; write model.pt and card.json.
+
+    Whether that is done now, and not before. ValueError, and nothing is written, where the measured loss is
+    not finite: the last steps diverged.
     """
-    distributed.broadcast_(list(network.buffers()), source=0)
-    sums = count_errors(network, batches, precision)
-    distributed.sum_([sums])
-    return Errors.of(sums)
-
-
-@torch.no_grad()
-def recalibrate_batch_norm(network: nn.Module, batches: Batches, precision: str = "float32") -> None:
-    """Replace the running statistics of batch-norm by their plain average over `batches`.
-
-    After weights were shared, the running statistics are those of several networks (arXiv 1907.01845).
-    """
-    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # cumulative average
-    network.train()
-    for inputs, _ in batches:
-        with autocast(inputs.device, precision):
-            network(inputs)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    run.folder.write_table("epochs.csv", run.rows)
+    path = run.folder.path / "model.pt"
+    if distributed.broadcast_object(path.exists()):
+        run.folder.log.info(f"the run is finished: {path}")
+        return False
+    errors = total_errors(run.kept, images.measured(), run.precision)
+    run.folder.log.info(f"{part}: {errors}")
+    if distributed.is_main():
+        if not math.isfinite(errors.loss):
+            raise run.diverged("loss of the trained network is not finite")
+        card.write_model(run, config, images.description(), errors.as_result(part), program)
+    return True

@@ -1,0 +1,17 @@
+"""training/precision.py: what is computed in which type."""
+
+import torch
+
+from training.precision import autocast, choose_precision, grad_scaler
+
+
+def test_precision():
+    cpu = torch.device("cpu")
+    assert choose_precision(cpu, "auto") == "float32"
+    assert choose_precision(cpu, "bfloat16") == "bfloat16"
+    with autocast(cpu, "bfloat16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with autocast(cpu, "float32"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert grad_scaler(cpu, "float16").is_enabled()
+    assert not grad_scaler(cpu, "bfloat16").is_enabled()

@@ -1,0 +1,129 @@
+"""The flags that both training scripts have, and those that both test scripts have.
+
+A script's own configuration extends one of them: with flags of its own, and with other defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import genotypes
+from common.flags import check_new_file, check_range, check_save
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Network, recipe and run of a training; the defaults are the published recipe for CIFAR."""
+
+    # --- network
+    arch: str = "RelativeNAS"
+    """name in genotypes.py, JSON file, or folder of a search"""
+    init_channels: int = 36
+    """channels of the first cell"""
+    layers: int = 20
+    """cells"""
+    auxiliary: bool = False
+    """train with an auxiliary head"""
+    auxiliary_weight: float = 0.4
+    """of the auxiliary head's loss"""
+    weights: str | None = None
+    """checkpoint of the same network to start from; a classifier for other classes starts anew"""
+
+    # --- recipe
+    epochs: int = 600
+    """passes over the training images"""
+    batch_size: int = 128
+    """images per step, of all processes together"""
+    micro_batches: int = 1
+    """parts that a process cuts its share of a batch into, to save memory"""
+    learning_rate: float = 0.025
+    """at the start"""
+    warmup_epochs: int = 0
+    """first epochs, in which the learning rate rises linearly"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 3e-4
+    """of SGD"""
+    label_smoothing: float = 0.0
+    """share of the label that is spread over all classes"""
+    grad_clip: float = 5.0
+    """largest norm of the gradient"""
+
+    # --- run
+    save: str | None = None
+    """new folder for the results; default runs/SET-DATE-TIME"""
+    resume: str | None = None
+    """go on with the run in this folder"""
+    checkpoint_steps: int = 200
+    """steps between two checkpoints; one is also written after each epoch"""
+    seed: int = 0
+    """of everything random"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, else float32"""
+    compile: bool = False
+    """compile the network: minutes at the start, faster steps"""
+    channels_last: bool = True
+    """memory layout of images and weights"""
+    threads: int = 1
+    """CPU threads of each process; results depend on it, so it is part of the run"""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot work, whatever the images are."""
+        check_range(self, "init_channels layers threads", 1, 1024)
+        check_range(self, "epochs micro_batches checkpoint_steps", 1)
+        check_range(self, "batch_size", 2)
+        check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)
+        check_range(self, "seed", 0, 2**63 - 1)
+        check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
+        check_range(self, "momentum label_smoothing", 0, 1)
+        genotypes.check_arch(self)
+        check_save(self)
+        if not self.auxiliary and self.auxiliary_weight != 0.4:
+            how = "with --no_auxiliary" if type(self).auxiliary else "without --auxiliary"
+            raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect {how}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"--warmup_epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The checkpoint, its network, and how it is evaluated."""
+
+    model_path: str
+    """checkpoint: of this project, or a state dict"""
+    data: str | None = None
+    """folder that holds the data sets, or the class folders; default that of the training, or data"""
+
+    # --- network, where the checkpoint does not describe it
+    arch: str | None = None
+    """name in genotypes.py, JSON file, or folder of a search; default RelativeNAS"""
+    init_channels: int | None = None
+    """channels of the first cell; default 36"""
+    layers: int | None = None
+    """cells; default 20"""
+    auxiliary: bool = False
+    """accepted, as published command lines give it: an auxiliary head is never evaluated"""
+
+    # --- evaluation
+    batch_size: int = 256
+    """images per step, of all processes together"""
+    fold: bool = True
+    """fold batch-norm into the convolutions, which changes nothing but rounding"""
+    json: str | None = None
+    """write the result to this file, which must not exist"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, else float32"""
+    channels_last: bool = True
+    """memory layout of images and weights (the CPU computes in this one in float32 either way)"""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot work, whatever the checkpoint is."""
+        check_range(self, "init_channels layers", 1, 1024)
+        check_range(self, "batch_size", 1)
+        genotypes.check_arch(self)
+        check_new_file("json", self.json)

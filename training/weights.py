@@ -1,0 +1,126 @@
+"""The weights that a network starts from: drawn from a seed, or those in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+import genotypes
+from common import checkpoint
+from model import Network, load_network_state
+from training import card
+from training.config import EvaluationConfig, TrainingConfig
+from utils import derive_seed
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+
+def draw_network(
+    kind: type[AnyNetwork], config: TrainingConfig, num_classes: int, device: torch.device, **images: int
+) -> AnyNetwork:
+    """The network with weights drawn from the seed, the same in every process.
+
+    `images` says what they are: in_channels, image_size.
+    """
+    genotype = genotypes.lookup(config.arch)
+    with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        network = kind(config.init_channels, num_classes, config.layers, config.auxiliary, genotype, **images)
+    return place(network, config.channels_last, device)
+
+
+def place(network: AnyNetwork, channels_last: bool, device: torch.device) -> AnyNetwork:
+    """The network itself, on its device and in its memory layout."""
+    network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return network.to(device)
+
+
+def load_network(
+    kind: type[AnyNetwork], config: EvaluationConfig, facts: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> AnyNetwork:
+    """The network that `facts` describe, without auxiliary head, with the checkpoint's `weights`.
+
+    ValueError names the checkpoint where there is no such network, or where the weights do not fit.
+    """
+    needed = ("C", "num_classes", "layers", "genotype", "in_channels", "image_size")
+    try:
+        network = kind(auxiliary=False, **{name: facts[name] for name in needed})
+        load_network_state(network, weights)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--model_path {config.model_path}: {error}") from error
+    return network
+
+
+def facts_of_file(state: Mapping[str, Any], kind: type[Network], config: EvaluationConfig) -> dict[str, Any]:
+    """What a checkpoint that describes itself says of its network; ValueError where flags contradict it."""
+    facts = dict(state["network"])
+    if facts["class"] != kind.__name__:
+        other = "test.py" if facts["class"] == "NetworkCIFAR" else "test_imagenet.py"
+        raise ValueError(f"--model_path {config.model_path}: holds a {facts['class']}; use {other}")
+    card.check_flags(config, facts)
+    return facts | {"genotype": genotypes.from_dict(facts["genotype"])}
+
+
+def facts_of_flags(
+    config: EvaluationConfig, published: Mapping[str, Any], weights: Any, stem: str
+) -> dict[str, Any]:
+    """What flags (else `published`) and a bare state dict say of its network; ValueError if it is none."""
+    facts = {name: getattr(config, name) or value for name, value in published.items()}
+    facts |= {"C": facts["init_channels"], "genotype": genotypes.lookup(facts["arch"])}
+    if isinstance(weights, dict):
+        plain = {str(key).removeprefix("module."): value for key, value in weights.items()}
+        last, first = plain.get("classifier.weight"), plain.get(stem)
+        if isinstance(last, Tensor) and isinstance(first, Tensor) and (last.dim(), first.dim()) == (2, 4):
+            return facts | {"num_classes": len(last), "in_channels": first.shape[1]}
+    raise ValueError(
+        f"--model_path {config.model_path}: no checkpoint of a network: no classifier.weight and {stem} in it"
+    )
+
+
+def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str]) -> dict[str, Any]:
+    """Give `network` the weights in the file `config.weights`, of the same network; what is known of them.
+
+    Classifiers of other classes, and an auxiliary head that the file lacks, stay as they were drawn: the
+    entry "drawn_anew" names them. The others are the file's SHA-256 and, of a checkpoint that describes
+    itself, its recipe, result and own origin. ValueError where the file does not fit.
+    """
+    path = str(config.weights)
+    state = checkpoint.load(path)
+    if state.get("kind", "network") != "network":
+        raise ValueError(f"--weights {path}: how far a run is; needed is the model.pt of a finished run")
+    with card.reading("weights", path):
+        try:
+            given = {name.removeprefix("module."): x for name, x in state.get("state_dict", state).items()}
+            known = {}
+            if "kind" in state:
+                facts = state["network"]
+                card.check_flags(config, facts)
+                if facts["class"] != type(network).__name__:
+                    raise ValueError(f"holds a {facts['class']}, which the other training script trains")
+                known = {name: state[name] for name in ("recipe", "result", "origin") if name in state}
+                json.dumps(known, allow_nan=False)  # it will stand on the card
+            own, anew = network.state_dict(), _drawn_anew(state, given, classes)
+            drawn = {name: part for name in own for part in anew if name.startswith(f"{part}.")}
+            load_network_state(network, given | {name: own[name] for name in drawn})
+            if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+                raise ValueError("its weights are not finite numbers")
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"--weights {path}: {error}") from None
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return {"sha256": digest, "drawn_anew": sorted(set(drawn.values()))} | known
+
+
+def _drawn_anew(state: Mapping[str, Any], given: Mapping[str, Tensor], classes: Sequence[str]) -> list[str]:
+    """The modules whose weights the file does not have for these classes; by number where it has no names."""
+    if "kind" in state:
+        same_classes = state["images"]["classes"] == list(classes)
+    else:
+        same_classes = len(given["classifier.bias"]) == len(classes)
+    anew = [] if same_classes else ["classifier", "auxiliary_head.classifier"]
+    return anew if any(name.startswith("auxiliary_head.") for name in given) else [*anew, "auxiliary_head"]
