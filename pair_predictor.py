@@ -18,8 +18,7 @@ from scipy.ndimage import minimum_filter1d
 from scipy.sparse import csr_array
 from scipy.special import ndtr
 
-from encoding import Architecture, ChoiceSpace, Integers
-from features import Features
+from encoding import Architecture, ChoiceSpace, Features, Integers
 
 LEVELED = 60  # comparisons, the first ones, whose level is looked at
 OFFSET = 10.0  # prior variance of what all levels share, in squared typical differences
@@ -30,7 +29,7 @@ JITTER = 1e-6  # keeps the Cholesky factor of exact differences defined
 SMALLEST, LARGEST = -10.0, 4.0  # bounds of the hyperparameters' logarithms
 REFITS = 1.1  # the hyperparameters are chosen anew after this growth of the data
 STEPS = 25  # of the search for hyperparameters, per refit
-CHECKS = 1.5  # the readings of a table are compared anew after this growth of the data,
+CHECKS = 1.5  # the readings of the space are compared anew after this growth of the data,
 ENOUGH = 150  # on at most this many comparisons
 
 
@@ -54,7 +53,7 @@ class PairPredictor:
         self.differences = np.empty(0)
         self.errors = np.empty(0)
         self.levels = np.empty(0)
-        self.reading = next(iter(self.features.readings))
+        self.reading = next(iter(space.readings))
         self.hyperparameters = Kernel(self.features, self.reading).centre
         self.fitted = 0  # comparisons known when the hyperparameters were last chosen
         self.checked = 0  # and when the readings were last compared
@@ -105,7 +104,7 @@ class PairPredictor:
         return Data(kernel, self.pairs[:first], *numbers, self.use_levels)
 
     def _fit(self) -> None:
-        readings, start = self.features.readings, self.hyperparameters
+        readings, start = self.space.readings, self.hyperparameters
         if len(readings) > 1 and self.checked < ENOUGH and len(self) >= self.checked * CHECKS:
             self.checked = min(len(self), ENOUGH)
             lowest = math.inf
@@ -146,7 +145,7 @@ class PairPredictor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`: the same answers, bit for bit. ValueError for a state of another
         space."""
-        if state["reading"] not in self.features.readings:
+        if state["reading"] not in self.space.readings:
             raise ValueError(f"predictor state: reading {state['reading']!r} is not one of this space")
         self.pairs = np.array(state["pairs"], dtype=np.int64).reshape(-1, 2, self.space.positions)
         for name in self._arrays[1:]:
@@ -175,9 +174,9 @@ class Kernel:
 
     def __init__(self, features: Features, reading: str) -> None:
         self.features, self.reading = features, reading
-        self.mixing = features.mixing(reading)
+        self.interacting = features.interacting(reading)
         empty = features.blocks(np.zeros((1, features.space.positions), dtype=np.int64), reading)
-        self.linear, mixed = len(empty), len(self.mixing)
+        self.linear, mixed = len(empty), len(self.interacting)
         self.centre = np.concatenate(
             [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), [-4.0, -4.0, -2.0]]
         )
@@ -189,7 +188,7 @@ class Kernel:
         weights = np.exp(0.5 * logs)
         straight = [block * weight for block, weight in zip(blocks, weights, strict=False)]
         rates = weights[self.linear + 1 :]
-        mixed = [blocks[index] * rate for index, rate in zip(self.mixing, rates, strict=False)]
+        mixed = [blocks[index] * rate for index, rate in zip(self.interacting, rates, strict=False)]
         return np.concatenate(straight, axis=1), np.concatenate(mixed, axis=1)
 
     def between(
@@ -259,7 +258,7 @@ class Data:
         products = [block @ block.T for block in blocks]
         halves = [np.diag(product) / 2 for product in products]
         distances = [
-            np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0) for k in self.kernel.mixing
+            np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0) for k in self.kernel.interacting
         ]
         bounds = [(SMALLEST, LARGEST)] * len(start)
         from scipy.optimize import minimize  # here: it takes long to import, and --help needs none of it

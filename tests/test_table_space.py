@@ -1,22 +1,29 @@
-"""Blocks of features: what the predictor may see, and what it must not."""
+"""What the predictor may see of a table, under every reading, and what it must not."""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from encoding import CellSpace, ChoiceSpace
-from features import Features
+from encoding import CellSpace, ChoiceSpace, Features
 
-GRAPH = ChoiceSpace([5] * 6)  # edges 0-1, 0-2, 0-3, 1-2, 1-3, 2-3
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from table_space import TableSpace
+
+GRAPH = TableSpace([5] * 6)  # edges 0-1, 0-2, 0-3, 1-2, 1-3, 2-3
 
 
 @pytest.mark.parametrize(
-    "space", [CellSpace(), CellSpace(distinct_inputs=True), GRAPH, ChoiceSpace([3, 7, 2])]
+    "space",
+    [CellSpace(), CellSpace(distinct_inputs=True), GRAPH, TableSpace([3, 7, 2]), ChoiceSpace([3, 7, 2])],
 )
 def test_every_reading_scales_its_blocks_alike(space):
     features = Features(space)
     rng = np.random.default_rng(3)
     rows = np.stack([space.read(space.sample(rng)) for _ in range(1500)])
-    for reading in features.readings:
+    for reading in space.readings:
         for block in features.blocks(rows, reading):
             assert block.shape[0] == 1500
             squared = ((block[:750] - block[750:]) ** 2).sum(axis=1).mean()
@@ -24,19 +31,10 @@ def test_every_reading_scales_its_blocks_alike(space):
 
 
 def test_cells_and_tables_are_read_as_they_can_be():
-    assert list(Features(CellSpace()).readings) == ["cell"]
-    assert "graph by source" in Features(GRAPH).readings
-    assert list(Features(ChoiceSpace([5] * 5)).readings) == ["apart", "ordered"]
-    assert list(Features(ChoiceSpace([5, 5, 5, 5, 5, 4])).readings) == ["apart", "ordered"]
-
-
-def test_blocks_can_be_left_out_but_the_edges():
-    full = Features(CellSpace())
-    fewer = Features(CellSpace(), without=("depths", "counts_by_cell", "edges"))
-    assert set(full.names("cell")) - set(fewer.names("cell")) == {"depths", "counts_by_cell"}
-    assert [fewer.names("cell")[place] for place in fewer.mixing("cell")] == ["edges"]
-    rows = np.zeros((2, fewer.space.positions), dtype=np.int64)
-    assert len(fewer.blocks(rows, "cell")) == len(full.blocks(rows, "cell")) - 2
+    assert list(CellSpace().readings) == ["cell"]
+    assert "graph by source" in GRAPH.readings
+    assert list(TableSpace([5] * 5).readings) == ["apart", "ordered"]
+    assert list(TableSpace([5, 5, 5, 5, 5, 4]).readings) == ["apart", "ordered"]
 
 
 def test_what_hangs_on_a_missing_edge_is_dead():
@@ -64,11 +62,3 @@ def test_paths_carry_their_options():
     assert most[1, 3] > most[0, 3]  # three in a row against two
     assert counts[1, 3] > counts[0, 3]
     assert total[1, 3] > total[0, 3]
-
-
-def test_depth_counts_nodes_in_a_row():
-    space = CellSpace()
-    chain, flat = space.upper - 0.5, space.lower + 0.5  # last inputs, first inputs
-    deep, shallow = Features(space).blocks(np.stack([space.read(chain), space.read(flat)]), "cell")[-1]
-    assert (deep >= shallow).all()
-    assert (deep > shallow).any()
