@@ -8,6 +8,7 @@ one per decision. The continuous search moves vectors; the predictor sees choice
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -302,7 +303,7 @@ class CellSpace(ChoiceSpace):
 
 
 class Features:
-    """What the predictor sees of an architecture: blocks of features, scaled alike.
+    """What the predictor sees of an architecture under one reading of the space: blocks, scaled alike.
 
     The features of a block share one weight in the predictor's kernel, so that few comparisons teach a lot:
     "more separable convolutions" is learned before "a separable convolution on edge 7". Blocks are scaled so
@@ -310,32 +311,33 @@ class Features:
     leave out, to measure what they bring; the edges always stay.
     """
 
-    def __init__(self, space: ChoiceSpace, without: Collection[str] = ()) -> None:
-        self.space, self.without = space, frozenset(without) - {EDGES}
-        self._scales: dict[str, list[float]] = {}
+    def __init__(self, space: ChoiceSpace, reading: str, without: Collection[str] = ()) -> None:
+        self.space, self.reading, self.without = space, reading, frozenset(without) - {EDGES}
 
-    def names(self, reading: str) -> list[str]:
+    def names(self) -> list[str]:
         """The names of the blocks, in their order."""
-        return list(self._kept(np.zeros((1, self.space.positions), dtype=np.int64), reading))
+        return list(self._kept(np.zeros((1, self.space.positions), dtype=np.int64)))
 
-    def interacting(self, reading: str) -> list[int]:
+    def interacting(self) -> list[int]:
         """The places of the blocks whose interactions the kernel models too."""
         chosen = self.space.interacting
-        return [place for place, name in enumerate(self.names(reading)) if chosen is None or name in chosen]
+        return [place for place, name in enumerate(self.names()) if chosen is None or name in chosen]
 
-    def blocks(self, choices: Integers, reading: str) -> list[np.ndarray]:
+    def blocks(self, choices: Integers) -> list[np.ndarray]:
         """Scaled blocks of rows of canonical choices, (n, features) each."""
-        if reading not in self._scales:
-            rng = np.random.default_rng(0)
-            rows = np.stack([self.space.read(self.space.sample(rng)) for _ in range(SAMPLES)])
-            spreads = [float(block.var(axis=0).sum()) for block in self._kept(rows, reading).values()]
-            self._scales[reading] = [1 / math.sqrt(spread) if spread > 0 else 0.0 for spread in spreads]
-        found = self._kept(choices, reading).values()
-        return [block * scale for block, scale in zip(found, self._scales[reading], strict=True)]
+        found = self._kept(choices).values()
+        return [block * scale for block, scale in zip(found, self._scales, strict=True)]
 
-    def _kept(self, choices: Integers, reading: str) -> Blocks:
-        found = self.space.blocks(choices, reading)
+    def _kept(self, choices: Integers) -> Blocks:
+        found = self.space.blocks(choices, self.reading)
         return {name: block for name, block in found.items() if name not in self.without}
+
+    @cached_property
+    def _scales(self) -> list[float]:
+        rng = np.random.default_rng(0)
+        rows = np.stack([self.space.read(self.space.sample(rng)) for _ in range(SAMPLES)])
+        spreads = [float(block.var(axis=0).sum()) for block in self._kept(rows).values()]
+        return [1 / math.sqrt(spread) if spread > 0 else 0.0 for spread in spreads]
 
 
 def operation_counts(architectures: Iterable[Genotype]) -> dict[str, int]:

@@ -22,7 +22,7 @@ import genotypes
 from common import distributed
 from common.flags import check_range, check_save, run_script
 from common.run_folder import new_name, resume
-from search.finalists import check_record, finish, finished_before
+from search.finalists import check_recordable, finish, finished_before
 from search.run import MAY_DIFFER, SearchRun, open_search
 
 
@@ -163,7 +163,7 @@ def main(config: Config) -> None:
     run, test = open_search(config, config.resume or config.save or new_name(config.set), device)
     problem = run.load_checkpoint() if config.resume else None
     if config.resume:
-        check_record(run)
+        check_recordable(run)
     else:
         run.search.ask()  # says now if no cell keeps to the limits
         run.folder.create(config)

@@ -65,8 +65,8 @@ class Config(Source):
 
 def block_names(problem: Problem) -> list[str]:
     """Every block of features that the predictor may see of this space, under any reading."""
-    features = Features(problem.space)
-    return list(dict.fromkeys(name for reading in problem.space.readings for name in features.names(reading)))
+    readings = [Features(problem.space, reading) for reading in problem.space.readings]
+    return list(dict.fromkeys(name for features in readings for name in features.names()))
 
 
 def train(problem: Problem, known: list[Architecture], how: str, without: tuple[str, ...]) -> PairPredictor:

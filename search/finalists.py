@@ -96,7 +96,7 @@ def is_recorded(run: SearchRun) -> bool:
     return genotypes.lookup(name) == genotypes.lookup(file)
 
 
-def check_record(run: SearchRun) -> None:
+def check_recordable(run: SearchRun) -> None:
     """Raise ValueError where the winner could not be recorded under `--record`."""
     if run.config.record and distributed.is_main() and not is_recorded(run):
         genotypes.check_new_name(run.config.record)

@@ -190,17 +190,17 @@ def test_operation_counts_cover_the_whole_population():
 
 
 def test_blocks_can_be_left_out_but_the_edges():
-    full = Features(CellSpace())
-    fewer = Features(CellSpace(), without=("depths", "counts_by_cell", "edges"))
-    assert set(full.names("cell")) - set(fewer.names("cell")) == {"depths", "counts_by_cell"}
-    assert [fewer.names("cell")[place] for place in fewer.interacting("cell")] == ["edges"]
+    full = Features(CellSpace(), "cell")
+    fewer = Features(CellSpace(), "cell", without=("depths", "counts_by_cell", "edges"))
+    assert set(full.names()) - set(fewer.names()) == {"depths", "counts_by_cell"}
+    assert [fewer.names()[place] for place in fewer.interacting()] == ["edges"]
     rows = np.zeros((2, fewer.space.positions), dtype=np.int64)
-    assert len(fewer.blocks(rows, "cell")) == len(full.blocks(rows, "cell")) - 2
+    assert len(fewer.blocks(rows)) == len(full.blocks(rows)) - 2
 
 
 def test_depth_counts_nodes_in_a_row():
     space = CellSpace()
     chain, flat = space.upper - 0.5, space.lower + 0.5  # last inputs, first inputs
-    deep, shallow = Features(space).blocks(np.stack([space.read(chain), space.read(flat)]), "cell")[-1]
+    deep, shallow = Features(space, "cell").blocks(np.stack([space.read(chain), space.read(flat)]))[-1]
     assert (deep >= shallow).all()
     assert (deep > shallow).any()

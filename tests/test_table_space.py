@@ -20,11 +20,10 @@ GRAPH = TableSpace([5] * 6)  # edges 0-1, 0-2, 0-3, 1-2, 1-3, 2-3
     [CellSpace(), CellSpace(distinct_inputs=True), GRAPH, TableSpace([3, 7, 2]), ChoiceSpace([3, 7, 2])],
 )
 def test_every_reading_scales_its_blocks_alike(space):
-    features = Features(space)
     rng = np.random.default_rng(3)
     rows = np.stack([space.read(space.sample(rng)) for _ in range(1500)])
     for reading in space.readings:
-        for block in features.blocks(rows, reading):
+        for block in Features(space, reading).blocks(rows):
             assert block.shape[0] == 1500
             squared = ((block[:750] - block[750:]) ** 2).sum(axis=1).mean()
             assert squared == pytest.approx(2.0, rel=0.25)
@@ -38,10 +37,8 @@ def test_cells_and_tables_are_read_as_they_can_be():
 
 
 def test_what_hangs_on_a_missing_edge_is_dead():
-    features = Features(GRAPH)
-
     def same(a, b, reading="graph by source"):
-        blocks = features.blocks(np.array([a, b]), reading)
+        blocks = Features(GRAPH, reading).blocks(np.array([a, b]))
         return all(np.array_equal(block[0], block[1]) for block in blocks)
 
     # Node 1 gets nothing, so what leaves it does not matter; the direct edge does.
@@ -53,9 +50,8 @@ def test_what_hangs_on_a_missing_edge_is_dead():
 
 
 def test_paths_carry_their_options():
-    features = Features(GRAPH)
-    _, counts, most, total, paths = features.blocks(
-        np.array([[3, 0, 1, 0, 3, 0], [3, 1, 1, 3, 0, 3]]), "graph by source"
+    _, counts, most, total, paths = Features(GRAPH, "graph by source").blocks(
+        np.array([[3, 0, 1, 0, 3, 0], [3, 1, 1, 3, 0, 3]])
     )
     assert (paths > 0).sum(axis=1).tolist() == [2, 3]
     assert (paths > 0).all(axis=0).sum() == 1  # the direct edge is all that they share
