@@ -1,13 +1,14 @@
 """Search spaces as boxes of reals: what a vector means, and what a predictor sees of an architecture.
 
 A vector of reals decodes to an architecture. Between the two stand the *choices*, a row of small integers,
-one per decision. The continuous search moves vectors; the predictor reads choices.
+one per decision. The continuous search moves vectors; the predictor sees choices, as blocks of features.
 
-`ChoiceSpace` is any table: some positions with some choices each. `CellSpace` is the DARTS space of two
-cells.
+`ChoiceSpace` is any number of decisions with some choices each. `CellSpace` is the DARTS space of two cells.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,44 +17,41 @@ from genotypes import PRIMITIVES, Genotype, validate
 
 Architecture = Any  # hashable: a tuple of ints for ChoiceSpace, a Genotype for CellSpace
 Integers = np.ndarray  # (positions,) or (n, positions), int64
-Reals = np.ndarray  # (dimensions,), float64
+Reals = np.ndarray  # (positions,), float64
+Blocks = dict[str, np.ndarray]  # by name, each (n, features of the block)
 
-READINGS = ("one_per_choice", "one_per_option")
+EDGES = "edges"  # the block that every space has
+SAMPLES = 512  # random architectures that set the scale of each block
 
 
 class ChoiceSpace:
     """Positions with a number of choices each; an architecture is a tuple of ints.
 
-    `reals="one_per_choice"` is the published integer line: a real in [0, choices], floored, whose upper bound
-    belongs to the last choice. `reals="one_per_option"` has a real in [0, 1] per option and the largest wins
-    (the first of equal ones), so that no option lies nearer to another than the rest.
+    A vector has a real in [0, choices] per position, floored; the upper bound belongs to the last choice.
+    `readings` are hypotheses of what the choices mean, each with the natural logarithm of its odds before any
+    comparison; the predictor keeps the likeliest.
     """
 
-    def __init__(self, counts: Sequence[int], *, reals: str = "one_per_choice") -> None:
+    interacting: Collection[str] | None = None  # blocks whose interactions the predictor models; None: all
+
+    def __init__(self, counts: Sequence[int]) -> None:
         if not counts or any(int(count) < 1 for count in counts):
             raise ValueError(f"counts={list(counts)!r}: every position needs at least one choice")
-        if reals not in READINGS:
-            raise ValueError(f"reals={reals!r}: allowed are {', '.join(READINGS)}")
         self.counts: Integers = np.asarray(counts, dtype=np.int64)
-        self.reals = reals
         self.units: list[Integers] = [np.array([position]) for position in range(len(self.counts))]
-        self.upper: Reals = self._upper()
+        self.upper: Reals = self.counts.astype(np.float64)
         self.lower: Reals = np.zeros_like(self.upper)
+        self.readings = {"apart": 0.0}
 
     @property
     def positions(self) -> int:
-        """How many choices an architecture is made of."""
+        """How many choices an architecture is made of, and how many reals a vector."""
         return len(self.counts)
-
-    @property
-    def dimensions(self) -> int:
-        """How many reals a vector has."""
-        return len(self.upper)
 
     # ---- vectors
 
     def decode(self, vector: Iterable[float]) -> Architecture:
-        """The architecture that `vector` (dimensions,) stands for, in canonical form.
+        """The architecture that `vector` (positions,) stands for, in canonical form.
 
         Raises ValueError that names position, value and bounds of the first real outside the box.
         """
@@ -64,7 +62,7 @@ class ChoiceSpace:
         return self.write(self.choices(architecture))
 
     def sample(self, rng: np.random.Generator) -> Reals:
-        """A vector drawn uniformly from the box, (dimensions,)."""
+        """A vector drawn uniformly from the box, (positions,)."""
         return rng.uniform(self.lower, self.upper)
 
     def read(self, vector: Iterable[float]) -> Integers:
@@ -72,19 +70,13 @@ class ChoiceSpace:
         return self.canonical_choices(self._interpret(self._checked(vector))[None])[0]
 
     def write(self, choices: Integers) -> Reals:
-        """The inverse of `read` for canonical choices: choice + 0.5, or 0.75 for what is chosen and 0.25
-        else."""
-        raw = self._raw(np.asarray(choices))
-        if self.reals == "one_per_choice":
-            return raw + 0.5
-        vector = np.full(self.dimensions, 0.25)
-        vector[self._starts() + np.asarray(choices)] = 0.75
-        return vector
+        """The inverse of `read` for canonical choices: the middle of each choice's part of its line."""
+        return self._raw(np.asarray(choices)) + 0.5
 
     def _checked(self, vector: Iterable[float]) -> Reals:
         values = np.asarray(vector, dtype=np.float64)
-        if values.shape != (self.dimensions,):
-            raise ValueError(f"a vector of shape {values.shape} given: this space needs ({self.dimensions},)")
+        if values.shape != (self.positions,):
+            raise ValueError(f"a vector of shape {values.shape} given: this space needs ({self.positions},)")
         outside = ~((values >= self.lower) & (values <= self.upper))  # written so that NaN is outside too
         if outside.any():
             at = int(np.argmax(outside))
@@ -94,27 +86,11 @@ class ChoiceSpace:
             )
         return values
 
-    def _options(self) -> Integers:
-        """How many options the real line of each position offers."""
-        return self.counts
-
-    def _upper(self) -> Reals:
-        if self.reals == "one_per_choice":
-            return self._options().astype(np.float64)
-        return np.ones(int(self.counts.sum()))
-
-    def _starts(self) -> Integers:
-        return np.concatenate(([0], np.cumsum(self.counts)[:-1]))
-
     def _interpret(self, values: Reals) -> Integers:
-        if self.reals == "one_per_choice":
-            return np.minimum(np.floor(values).astype(np.int64), self._options() - 1)
-        starts = self._starts()
-        pieces = [values[start : start + count] for start, count in zip(starts, self.counts, strict=True)]
-        return np.array([int(np.argmax(piece)) for piece in pieces])
+        return np.minimum(np.floor(values), self.upper - 1).astype(np.int64)
 
     def _raw(self, choices: Integers) -> Integers:
-        """Choices as positions on the integer lines (they differ where one choice limits another)."""
+        """Choices as places on the integer lines (they differ where one choice limits another)."""
         return choices
 
     # ---- architectures
@@ -192,8 +168,19 @@ class ChoiceSpace:
         """One-hot decisions of rows of canonical choices, (n, features)."""
         choices = np.atleast_2d(choices)
         found = np.zeros((len(choices), int(self.counts.sum())))
-        np.put_along_axis(found, self._starts() + choices, 1.0, axis=1)
+        starts = np.concatenate(([0], np.cumsum(self.counts)[:-1]))
+        np.put_along_axis(found, starts + choices, 1.0, axis=1)
         return found
+
+    def blocks(self, choices: Integers, reading: str) -> Blocks:
+        """Named groups of features of rows of canonical choices, as `reading` has them.
+
+        Here: the decisions; and how often each option was chosen, where all positions have the same ones.
+        """
+        hot = self.features(choices)
+        if (self.counts != self.counts[0]).any():
+            return {EDGES: hot}
+        return {EDGES: hot, "counts": hot.reshape(len(hot), self.positions, -1).sum(axis=1)}
 
 
 class CellSpace(ChoiceSpace):
@@ -205,9 +192,9 @@ class CellSpace(ChoiceSpace):
     the inputs that the first one left.
     """
 
-    def __init__(
-        self, *, nodes: int = 4, distinct_inputs: bool = False, reals: str = "one_per_choice"
-    ) -> None:
+    interacting = (EDGES, "counts_by_cell")
+
+    def __init__(self, *, nodes: int = 4, distinct_inputs: bool = False) -> None:
         if nodes < 1:
             raise ValueError(f"nodes={nodes}: a cell needs at least one intermediate node")
         self.nodes = nodes
@@ -215,29 +202,17 @@ class CellSpace(ChoiceSpace):
         inputs = np.tile(np.arange(nodes) + 2, 2)  # one entry per node of both cells
         self._seconds = np.arange(2 * nodes) * 4 + 2
         counts = np.stack([inputs, np.full_like(inputs, len(PRIMITIVES))] * 2, axis=1).ravel()
-        super().__init__(counts.tolist(), reals=reals)
+        super().__init__(counts.tolist())
+        self.upper[self._seconds] -= distinct_inputs
+        self.readings = {"cell": 0.0}
         self.units = [np.array([start, start + 1]) for start in range(0, self.positions, 2)]
         self._edge_start = np.cumsum([0, *inputs[:-1]])  # first edge of each node among all of both cells
         self._edges = int(inputs.sum())
 
-    def _options(self) -> Integers:
-        options = self.counts.copy()
-        options[self._seconds] -= self.distinct_inputs
-        return options
-
     def _interpret(self, values: Reals) -> Integers:
         choices = super()._interpret(values)
-        if not self.distinct_inputs:
-            return choices
-        firsts = choices[self._seconds - 2]
-        if self.reals == "one_per_choice":
-            choices[self._seconds] += choices[self._seconds] >= firsts
-            return choices
-        starts = self._starts()
-        for second, first in zip(self._seconds, firsts, strict=True):
-            piece = values[starts[second] : starts[second] + self.counts[second]].copy()
-            piece[first] = -1.0  # below every real of the box
-            choices[second] = int(np.argmax(piece))
+        if self.distinct_inputs:
+            choices[self._seconds] += choices[self._seconds] >= choices[self._seconds - 2]
         return choices
 
     def _raw(self, choices: Integers) -> Integers:
@@ -299,6 +274,70 @@ class CellSpace(ChoiceSpace):
             column = (self._edge_start[at // 4] + choices[:, at]) * len(PRIMITIVES) + choices[:, at + 1]
             found[rows, column] += 1.0
         return found
+
+    def blocks(self, choices: Integers, reading: str) -> Blocks:
+        """Edges with operations; counts by cell, node and kind of input; inputs; depths."""
+        choices = np.atleast_2d(choices)
+        rows, nodes = len(choices), self.nodes
+        edges = choices.reshape(rows, 2, nodes, 2, 2)  # (n, cell, node, edge, (input, operation))
+        sources, operations = edges[..., 0], edges[..., 1]
+        operation = np.eye(len(PRIMITIVES))[operations]
+        source = np.eye(nodes + 1)[sources]
+        kind = np.eye(3)[np.minimum(sources, 2)]  # the cell's two inputs, any node
+        depth = np.zeros((rows, 2, nodes + 2))
+        for node in range(nodes):
+            into = np.take_along_axis(depth, sources[:, :, node], axis=2)
+            depth[:, :, node + 2] = 1 + into.max(axis=2)
+        by_cell = operation.sum(axis=(2, 3))
+        return {
+            EDGES: self.features(choices),
+            "counts_by_cell": by_cell.reshape(rows, -1),
+            "counts": by_cell.sum(axis=1),
+            "counts_by_node": operation.sum(axis=3).reshape(rows, -1),
+            "inputs_by_node": source.sum(axis=3).reshape(rows, -1),
+            "inputs": source.sum(axis=(2, 3)).reshape(rows, -1),
+            "kinds_with_operations": np.einsum("ncdek,ncdeo->ncko", kind, operation).reshape(rows, -1),
+            "inputs_with_operations": np.einsum("ncdek,ncdeo->ncko", source, operation).reshape(rows, -1),
+            "depths": np.concatenate([depth[:, :, 2:].reshape(rows, -1), depth.max(axis=2)], axis=1),
+        }
+
+
+class Features:
+    """What the predictor sees of an architecture under one reading of the space: blocks, scaled alike.
+
+    The features of a block share one weight in the predictor's kernel, so that few comparisons teach a lot:
+    "more separable convolutions" is learned before "a separable convolution on edge 7". Blocks are scaled so
+    that the mean squared distance of two random architectures is 2 in each of them. `without` names blocks to
+    leave out, to measure what they bring; the edges always stay.
+    """
+
+    def __init__(self, space: ChoiceSpace, reading: str, without: Collection[str] = ()) -> None:
+        self.space, self.reading, self.without = space, reading, frozenset(without) - {EDGES}
+
+    def names(self) -> list[str]:
+        """The names of the blocks, in their order."""
+        return list(self._kept(np.zeros((1, self.space.positions), dtype=np.int64)))
+
+    def interacting(self) -> list[int]:
+        """The places of the blocks whose interactions the kernel models too."""
+        chosen = self.space.interacting
+        return [place for place, name in enumerate(self.names()) if chosen is None or name in chosen]
+
+    def blocks(self, choices: Integers) -> list[np.ndarray]:
+        """Scaled blocks of rows of canonical choices, (n, features) each."""
+        found = self._kept(choices).values()
+        return [block * scale for block, scale in zip(found, self._scales, strict=True)]
+
+    def _kept(self, choices: Integers) -> Blocks:
+        found = self.space.blocks(choices, self.reading)
+        return {name: block for name, block in found.items() if name not in self.without}
+
+    @cached_property
+    def _scales(self) -> list[float]:
+        rng = np.random.default_rng(0)
+        rows = np.stack([self.space.read(self.space.sample(rng)) for _ in range(SAMPLES)])
+        spreads = [float(block.var(axis=0).sum()) for block in self._kept(rows).values()]
+        return [1 / math.sqrt(spread) if spread > 0 else 0.0 for spread in spreads]
 
 
 def operation_counts(architectures: Iterable[Genotype]) -> dict[str, int]:

@@ -18,8 +18,7 @@ from scipy.ndimage import minimum_filter1d
 from scipy.sparse import csr_array
 from scipy.special import ndtr
 
-from encoding import Architecture, ChoiceSpace, Integers
-from features import Features
+from encoding import Architecture, ChoiceSpace, Features, Integers
 
 LEVELED = 60  # comparisons, the first ones, whose level is looked at
 OFFSET = 10.0  # prior variance of what all levels share, in squared typical differences
@@ -30,7 +29,7 @@ JITTER = 1e-6  # keeps the Cholesky factor of exact differences defined
 SMALLEST, LARGEST = -10.0, 4.0  # bounds of the hyperparameters' logarithms
 REFITS = 1.1  # the hyperparameters are chosen anew after this growth of the data
 STEPS = 25  # of the search for hyperparameters, per refit
-CHECKS = 1.5  # the readings of a table are compared anew after this growth of the data,
+CHECKS = 1.5  # the readings of the space are compared anew after this growth of the data,
 ENOUGH = 150  # on at most this many comparisons
 
 
@@ -40,22 +39,16 @@ class PairPredictor:
     Quality f is minus the loss, up to a constant. `add` costs nothing; the next question refits.
     """
 
-    def __init__(
-        self,
-        *,
-        space: ChoiceSpace,
-        levels: bool = True,
-        without: Collection[str] = (),
-    ) -> None:
+    def __init__(self, *, space: ChoiceSpace, levels: bool = True, without: Collection[str] = ()) -> None:
         self.space = space
-        self.features = Features(space, without)
+        self.features = {reading: Features(space, reading, without) for reading in space.readings}
         self.use_levels = levels
         self.pairs: Integers = np.empty((0, 2, space.positions), dtype=np.int64)
         self.differences = np.empty(0)
         self.errors = np.empty(0)
         self.levels = np.empty(0)
-        self.reading = next(iter(self.features.readings))
-        self.hyperparameters = Kernel(self.features, self.reading).centre
+        self.reading = next(iter(space.readings))
+        self.hyperparameters = Kernel(self.features[self.reading]).centre
         self.fitted = 0  # comparisons known when the hyperparameters were last chosen
         self.checked = 0  # and when the readings were last compared
         self._posterior: Posterior | None = None
@@ -64,17 +57,11 @@ class PairPredictor:
         return len(self.differences)
 
     def add(
-        self,
-        a: Architecture,
-        b: Architecture,
-        difference: float,
-        standard_error: float,
-        level: float = 0.0,
+        self, a: Architecture, b: Architecture, difference: float, standard_error: float, level: float = 0.0
     ) -> None:
-        """One comparison: the mean of loss(a) - loss(b), its standard error (0: exact), the lower loss
-        `level`.
+        """One comparison: the mean of loss(a) - loss(b), its standard error (0: exact), the lower loss.
 
-        The level only says how coarse a difference is at that height; see `bend`. Raises ValueError
+        This `level` only says how coarse a difference is at that height; see `bend`. Raises ValueError
         for numbers that are not finite or a negative error: they would spoil all others.
         """
         numbers = (difference, standard_error, level)
@@ -100,12 +87,11 @@ class PairPredictor:
         return self._posterior
 
     def _data(self, reading: str, first: int | None = None) -> "Data":
-        kernel = Kernel(self.features, reading)
         numbers = (self.differences[:first], self.errors[:first], self.levels[:first])
-        return Data(kernel, self.pairs[:first], *numbers, self.use_levels)
+        return Data(Kernel(self.features[reading]), self.pairs[:first], *numbers, self.use_levels)
 
     def _fit(self) -> None:
-        readings, start = self.features.readings, self.hyperparameters
+        readings, start = self.space.readings, self.hyperparameters
         if len(readings) > 1 and self.checked < ENOUGH and len(self) >= self.checked * CHECKS:
             self.checked = min(len(self), ENOUGH)
             lowest = math.inf
@@ -144,9 +130,8 @@ class PairPredictor:
         return {"fitted": self.fitted, "checked": self.checked, "reading": self.reading, **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`: the same answers, bit for bit. ValueError for a state of another
-        space."""
-        if state["reading"] not in self.features.readings:
+        """Continue from `state_dict()`, bit for bit. ValueError for the state of another space."""
+        if state["reading"] not in self.space.readings:
             raise ValueError(f"predictor state: reading {state['reading']!r} is not one of this space")
         self.pairs = np.array(state["pairs"], dtype=np.int64).reshape(-1, 2, self.space.positions)
         for name in self._arrays[1:]:
@@ -173,11 +158,9 @@ class Kernel:
     do not tell would be forced upon them.
     """
 
-    def __init__(self, features: Features, reading: str) -> None:
-        self.features, self.reading = features, reading
-        self.mixing = features.mixing(reading)
-        empty = features.blocks(np.zeros((1, features.space.positions), dtype=np.int64), reading)
-        self.linear, mixed = len(empty), len(self.mixing)
+    def __init__(self, features: Features) -> None:
+        self.features, self.interacting = features, features.interacting()
+        self.linear, mixed = len(features.names()), len(self.interacting)
         self.centre = np.concatenate(
             [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), [-4.0, -4.0, -2.0]]
         )
@@ -185,11 +168,11 @@ class Kernel:
 
     def project(self, rows: Integers, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features whose inner product is the linear part, and whose distance gives the interactions."""
-        blocks = self.features.blocks(rows, self.reading)
+        blocks = self.features.blocks(rows)
         weights = np.exp(0.5 * logs)
         straight = [block * weight for block, weight in zip(blocks, weights, strict=False)]
         rates = weights[self.linear + 1 :]
-        mixed = [blocks[index] * rate for index, rate in zip(self.mixing, rates, strict=False)]
+        mixed = [blocks[index] * rate for index, rate in zip(self.interacting, rates, strict=False)]
         return np.concatenate(straight, axis=1), np.concatenate(mixed, axis=1)
 
     def between(
@@ -255,11 +238,11 @@ class Data:
 
     def maximise(self, start: np.ndarray, steps: int = STEPS) -> tuple[np.ndarray, float]:
         """Hyperparameters of highest posterior density, climbed from `start`, and minus its logarithm."""
-        blocks = self.kernel.features.blocks(self.rows, self.kernel.reading)
+        blocks = self.kernel.features.blocks(self.rows)
         products = [block @ block.T for block in blocks]
         halves = [np.diag(product) / 2 for product in products]
         distances = [
-            np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0) for k in self.kernel.mixing
+            np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0) for k in self.kernel.interacting
         ]
         bounds = [(SMALLEST, LARGEST)] * len(start)
         from scipy.optimize import minimize  # here: it takes long to import, and --help needs none of it

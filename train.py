@@ -135,7 +135,7 @@ class Images:
     def training(self, epoch: int, first: int) -> Batches:
         config = self.config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "batches", epoch))
-        augmentation = Augmentation.of(self.train, config.set, config.cutout, config.flip)
+        augmentation = Augmentation.of(self.train.image_size, config.set, config.cutout, config.flip)
         batches = self._batches(self.train, generator=generator, augmentation=augmentation)
         return itertools.islice(batches, first, None)
 

@@ -11,12 +11,9 @@ towards the faster one. At the end the finalists train from scratch, and one win
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import threadpoolctl
 import torch
 import tyro
 from tqdm import tqdm
@@ -24,14 +21,9 @@ from tqdm import tqdm
 import genotypes
 from common import distributed
 from common.flags import check_range, check_save, run_script
-from common.run_folder import RunFolder, new_name, resume
-from encoding import CellSpace
-from model_search import FullSize
-from search.candidates import Job, Trained, compare, load_task, train_all
-from search.finalists import check_name, finish, finished_before
-from search.paired_search import Comparison, PairedSearch
-from search.record import FREE, Record, Run, in_one_line, save, take_up
-from training.schedule import cosine
+from common.run_folder import new_name, resume
+from search.finalists import check_recordable, finish, finished_before
+from search.run import MAY_DIFFER, SearchRun, open_search
 
 
 @dataclass(frozen=True)
@@ -165,118 +157,41 @@ class Config:
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, FREE)
+        config = resume(config, MAY_DIFFER)
     device = distributed.init(config.device)
     torch.set_num_threads(config.threads)
-    task, test = load_task(config, device)
-    weight_set = task.weight_set(config.init_channels, config.layers, "weight set")
-    full_size = task.full_size(config.full_channels, config.full_layers)
-    search = make_search(config, full_size)
-    # One thread, or the predictor's sums would depend on the number of processes. Not before the predictor is
-    # made: only libraries that are loaded are limited, and it loads SciPy.
-    threadpoolctl.threadpool_limits(1, "blas")
-    folder = RunFolder(config.resume or config.save or new_name(config.set))
-    run = Run(config, task, search, weight_set, full_size, folder, Record())
-    problem = take_up(run) if config.resume else None
+    run, test = open_search(config, config.resume or config.save or new_name(config.set), device)
+    problem = run.load_checkpoint() if config.resume else None
     if config.resume:
-        check_name(run)
+        check_recordable(run)
     else:
-        search.ask()  # says now if no cell keeps to the limits
-        folder.create(config)
-    log = folder.start_log()
+        run.search.ask()  # says now if no cell keeps to the limits
+        run.folder.create(config)
+    log = run.folder.start_log()
     if problem:
         log.warning(problem)
     log.info(
-        f"{folder.path}: search on {config.set}, {distributed.world_size()} x {device.type}; "
-        f"{len(task.train)} images train, {len(task.validation)} compare, {len(test)} test"
+        f"{run.folder.path}: search on {config.set}, {distributed.world_size()} x {device.type}; "
+        f"{len(run.task.train)} images train, {len(run.task.validation)} compare, {len(test)} test"
     )
-    with folder.working("train_search.py"):
+    with run.folder.working("train_search.py"):
         if not (config.resume and finished_before(run)):
             search_cells(run)
             finish(run, test)
 
 
-def make_search(config: Config, full_size: FullSize) -> PairedSearch:
-    """The population and its predictor, as the flags say."""
-    return PairedSearch(
-        space=CellSpace(distinct_inputs=config.distinct_inputs),
-        pop_size=config.pop_size,
-        generations=config.generations,
-        seed=config.seed,
-        pairs_per_sync=config.pairs_per_sync,
-        strategy=config.strategy,
-        accept=size_limit(config, full_size),
-        rank=config.rank,
-        screen=config.screen,
-        decide=config.decide,
-        audit_share=config.audit_share,
-    )
-
-
-def size_limit(config: Config, full_size: FullSize) -> Callable[[Any], bool] | None:
-    """Whether a cell keeps to the limits; None where there are none."""
-    limits = (config.max_parameters, config.max_multiply_adds)
-    if limits == (None, None):
-        return None
-    return lambda cell: full_size.within(cell, *limits)
-
-
-def search_cells(run: Run) -> None:
+def search_cells(run: SearchRun) -> None:
     """Compare, move and save until the generations are over."""
-    pairs = run.config.generations * run.config.pop_size // 2
+    generations = run.config.generations
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
-    done = len(run.record.history)
+    pairs, done = generations * run.config.pop_size // 2, len(run.record.history)
     with tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar:
         while group := run.search.ask():
-            search_group(run, group, progress=group[0].generation / run.config.generations)
-            save(run)
-            bar.set_postfix_str(
-                f"generation {group[0].generation + 1}, best loss {run.record.best_loss():.4f}"
-            )
+            generation = group[0].generation
+            run.compare_group(group, progress=generation / generations)
+            run.save()
+            bar.set_postfix_str(f"generation {generation + 1}, best loss {run.record.best_loss():.4f}")
             bar.update(len(group))
-
-
-def search_group(run: Run, group: list[Comparison], progress: float) -> None:
-    """Train what must be trained of a group, merge the weights in pair order, tell and note the outcomes.
-
-    `progress` is the share of the search that is over, in [0, 1): the schedules follow it.
-    """
-    config, generation = run.config, group[0].generation
-    begin = time.perf_counter()
-    learning_rate = cosine(progress, config.learning_rate, config.learning_rate_min)
-    drop_path_prob = config.drop_path_prob * progress
-    to_train = [comparison for comparison in group if comparison.decided_by != "predictor"]
-    jobs = [
-        Job(cell, (generation, comparison.pair), [(learning_rate, drop_path_prob)])
-        for comparison in to_train
-        for cell in (comparison.a, comparison.b)
-    ]
-    results = train_all(run.task, run.weight_set, jobs)
-    trained = {comparison.pair: results[2 * i : 2 * i + 2] for i, comparison in enumerate(to_train)}
-    seconds = (time.perf_counter() - begin) / max(1, len(to_train))
-    for comparison in group:
-        if comparison.pair not in trained:
-            run.record.add(comparison, None, run.search.tell(comparison, None), 0.0)
-            continue
-        a, b = trained[comparison.pair]
-        outcome = compare(a, b)
-        fast = run.search.tell(comparison, outcome)
-        run.record.add(comparison, outcome, fast, seconds)
-        merge(run, comparison, fast, a, b)
-    if run.search.generation > generation:
-        row = run.record.end_generation(run.search, learning_rate, drop_path_prob)
-        run.folder.log.info(in_one_line(row, config.generations))
-
-
-def merge(run: Run, comparison: Comparison, fast: str | None, a: Trained, b: Trained) -> None:
-    """Give the weights of a pair to the weight set; a candidate that diverged gives none."""
-    for side, candidate in (("a", a), ("b", b)):
-        if not candidate.finite:
-            where = f"generation {comparison.generation + 1}, pair {comparison.pair}"
-            run.folder.log.warning(f"{where}: candidate {side} diverged (loss {candidate.loss}) and loses")
-    if fast is not None:
-        winning, losing = (a, b) if fast == "a" else (b, a)
-        run.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
 
 
 if __name__ == "__main__":

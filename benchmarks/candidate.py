@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 import plain
-import runs
+import timing
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +58,7 @@ class Config:
         check_range(self, "batch_size", 2)
         check_range(self, "image_size", sets.SMALLEST_IMAGE)
         check_range(self, "seconds", 0, open_low=True)
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
 
 
 def images_like(config: Config, count: int = 512) -> sets.ImageSet:
@@ -97,7 +97,7 @@ def candidate(config: Config, path: str) -> tuple[nn.Module, Iterator[tuple[Tens
     return network, plain.batches(images, config.batch_size), time.perf_counter() - begin
 
 
-def prepare(config: Config, path: str) -> runs.Work:
+def prepare(config: Config, path: str) -> timing.Prepared:
     """The two kinds of steps of one candidate."""
     network, batches, start_up = candidate(config, path)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
@@ -112,7 +112,7 @@ def prepare(config: Config, path: str) -> runs.Work:
         evaluation.evaluate(network, [(inputs, labels)])
         return config.batch_size
 
-    return runs.Work({"training": train, "evaluating": evaluate}, {"start-up (s)": start_up})
+    return timing.Prepared({"training": train, "evaluating": evaluate}, {"start-up (s)": start_up})
 
 
 def check_equal(config: Config) -> float:
@@ -129,14 +129,14 @@ def check_equal(config: Config) -> float:
 
 
 def main(config: Config) -> None:
-    origin = measure.provenance(asdict(config))
+    origin = evidence.provenance(asdict(config))
     difference = check_equal(config)
     results: dict[str, list[dict[str, float]]] = {}
     for _ in range(config.repeats):
         for processes, threads in ((1, 2), (2, 1)):
             for path in ("plain", "project"):
                 name = f"{path}, {processes} x {threads} threads"
-                found = runs.in_processes(prepare, (config, path), processes, threads, config.seconds)
+                found = timing.in_processes(prepare, (config, path), processes, threads, config.seconds)
                 results.setdefault(name, []).append(found)
     names = ("training", "per CPU s", "evaluating", "per CPU s", "start-up", "memory")
     print(f"{'medians, images per second':28}" + "".join(f"{name:>12}" for name in names))
@@ -147,7 +147,7 @@ def main(config: Config) -> None:
         print(f"{name:28}" + "".join(f"{cell:>12}" for cell in cells))
     flops = origin["hardware"]["gflops_float32_matrix_product"]
     print(f"2048-cube matrix product: {flops} GFLOP/s; logits of the two paths differ by {difference:.1e}")
-    measure.write(config.json, origin | {"largest_difference": difference, "rounds": results})
+    evidence.write(config.json, origin | {"largest_difference": difference, "rounds": results})
 
 
 if __name__ == "__main__":

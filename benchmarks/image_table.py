@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -163,17 +163,17 @@ def train(work: Work) -> dict[str, Any]:
     config, task, test = _prepared
     task = task._replace(seed=derive_seed(config.seed, "table", work.repeat))
     begin, spent = time.process_time(), 0.0
-    network = task.weight_set(config.init_channels, config.layers, "table").network(work.cell)
+    network = task.weight_set("table").network(work.cell)
     network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=1.0, momentum=task.momentum, weight_decay=task.weight_decay
+        network.parameters(), lr=1.0, momentum=config.momentum, weight_decay=config.weight_decay
     )
     scaler = grad_scaler(task.device, task.precision)
     seen: dict[str, Any] = {}
     for epoch in range(config.epochs):
         set_learning_rate(optimizer, cosine(epoch / config.epochs, config.learning_rate, 0.0))
         batches = task.batches("table", epoch)
-        fitted = loop.train_one_epoch(network, optimizer, batches, scaler=scaler, grad_clip=task.grad_clip)
+        fitted = loop.train_one_epoch(network, optimizer, batches, scaler=scaler, grad_clip=config.grad_clip)
         spent += time.process_time() - begin
         found = evaluate(network, task.clean(task.validation))
         begin = time.process_time()
@@ -223,7 +223,7 @@ def open_folder(config: Config) -> Path:
             raise ValueError(f"--out {folder}: holds a table made with {', '.join(differing)}")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        origin = measure.provenance(asdict(config))
+        origin = evidence.provenance(asdict(config))
         write_atomically(file, json.dumps({"settings": settings} | origin, indent=1) + "\n")
     return folder
 

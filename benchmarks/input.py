@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 import numpy as np
+import timing
 import torch
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Config:
         check_range(self, "threads repeats", 1)
         if self.channels not in (1, 3):
             raise ValueError(f"--channels {self.channels}: allowed are 1 and 3")
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
 
 
 class Cutout:
@@ -152,11 +153,11 @@ def variants(config: Config) -> dict[str, Callable[[], int]]:
 
 
 def main(config: Config) -> None:
-    origin = measure.provenance(asdict(config))
+    origin = evidence.provenance(asdict(config))
     torch.set_num_threads(config.threads)
-    rates = measure.alternate(variants(config), config.repeats)
-    print(measure.table(rates, "single PIL images"))
-    measure.write(config.json, origin | {"images_per_second": rates})
+    rates = timing.alternate(variants(config), config.repeats)
+    print(timing.table(rates, "single PIL images"))
+    evidence.write(config.json, origin | {"images_per_second": rates})
 
 
 if __name__ == "__main__":

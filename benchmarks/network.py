@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 import plain
-import runs
+import timing
 import torch
 from torch import nn
 
@@ -55,10 +55,10 @@ class Config:
         check_range(self, "init_channels layers processes threads repeats", 1)
         check_range(self, "batch_size", 2)
         check_range(self, "seconds", 0, open_low=True)
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
 
 
-def prepare(config: Config, path: str) -> runs.Work:
+def prepare(config: Config, path: str) -> timing.Prepared:
     """The two kinds of steps of one network."""
     torch.manual_seed(0)
     cell = genotypes.lookup("RelativeNAS")
@@ -80,7 +80,7 @@ def prepare(config: Config, path: str) -> runs.Work:
         evaluation.evaluate(evaluated, [batch])
         return config.batch_size
 
-    return runs.Work({"training": train, "evaluating": evaluate}, {})
+    return timing.Prepared({"training": train, "evaluating": evaluate}, {})
 
 
 def largest_differences(config: Config) -> dict[str, float]:
@@ -110,23 +110,23 @@ def largest_differences(config: Config) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-    origin = measure.provenance(asdict(config))
+    origin = evidence.provenance(asdict(config))
     differences = largest_differences(config)
     results: dict[str, list[dict[str, float]]] = {}
     for _ in range(config.repeats):
         for path in ("plain", "project"):
-            found = runs.in_processes(
+            found = timing.in_processes(
                 prepare, (config, path), config.processes, config.threads, config.seconds
             )
             results.setdefault(path, []).append(found)
-    for kind in ("training", "training" + runs.CPU, "evaluating", "evaluating" + runs.CPU):
+    for kind in ("training", "training" + timing.CPU, "evaluating", "evaluating" + timing.CPU):
         rates = {path: [found[kind] for found in rounds] for path, rounds in results.items()}
         print(f"{kind}, {config.processes} x {config.threads} threads")
-        print(measure.table(rates, "plain"))
+        print(timing.table(rates, "plain"))
     flops = origin["hardware"]["gflops_float32_matrix_product"]
     print(f"2048-cube matrix product: {flops} GFLOP/s; largest differences of the logits: ", end="")
     print(", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))
-    measure.write(config.json, origin | {"largest_differences": differences, "rounds": results})
+    evidence.write(config.json, origin | {"largest_differences": differences, "rounds": results})
 
 
 if __name__ == "__main__":

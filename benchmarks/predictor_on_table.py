@@ -23,14 +23,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 import numpy as np
 from scipy.stats import kendalltau
 from tables import Problem, Source, open_problem, opened, start
 
 from common.flags import check_range, run_script
-from encoding import Architecture
-from features import Features
+from encoding import Architecture, Features
 from pair_predictor import PairPredictor
 from utils import write_atomically
 
@@ -66,8 +65,8 @@ class Config(Source):
 
 def block_names(problem: Problem) -> list[str]:
     """Every block of features that the predictor may see of this space, under any reading."""
-    features = Features(problem.space)
-    return list(dict.fromkeys(name for reading in features.readings for name in features.names(reading)))
+    readings = [Features(problem.space, reading) for reading in problem.space.readings]
+    return list(dict.fromkeys(name for features in readings for name in features.names()))
 
 
 def train(problem: Problem, known: list[Architecture], how: str, without: tuple[str, ...]) -> PairPredictor:
@@ -130,7 +129,7 @@ def calibration(claims: np.ndarray, wins: np.ndarray) -> dict[str, Any]:
 def collect(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Tau over the draws, calibration of all their pairs together."""
     claims, wins = (np.concatenate([one[key] for one in found]) for key in ("claims", "wins"))
-    return {"tau": measure.spread([one["tau"] for one in found]), **calibration(claims, wins.astype(bool))}
+    return {"tau": evidence.spread([one["tau"] for one in found]), **calibration(claims, wins.astype(bool))}
 
 
 def draw(results: dict[str, dict[str, Any]], title: str) -> bytes:
@@ -193,7 +192,7 @@ def main(config: Config) -> None:
             )
     if config.json is None:
         return
-    record = {"table": problem.name, **results, **measure.provenance(asdict(config))}
+    record = {"table": problem.name, **results, **evidence.provenance(asdict(config))}
     write_atomically(config.json, json.dumps(record, indent=1) + "\n")
     write_atomically(Path(config.json).with_suffix(".png"), draw(results["pairs"], problem.name))
 

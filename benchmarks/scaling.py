@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
-import runs
+import evidence
+import timing
 import torch
 
 import genotypes
@@ -49,10 +49,10 @@ class Config:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "init_channels layers steps repeats", 1)
         check_range(self, "batch_size processes", 2)
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
 
 
-def prepare(config: Config, together: bool) -> runs.Work:
+def prepare(config: Config, together: bool) -> timing.Prepared:
     """Training steps of a network whose gradients are summed over the processes, if `together`."""
     if together:
         distributed.init("cpu")
@@ -68,23 +68,23 @@ def prepare(config: Config, together: bool) -> runs.Work:
         loop.train_step(network, optimizer, inputs, labels, images=total, scaler=scaler)
         return config.batch_size
 
-    return runs.Work({"training": step}, {})
+    return timing.Prepared({"training": step}, {})
 
 
 def main(config: Config) -> None:
-    origin = measure.provenance(asdict(config))
+    origin = evidence.provenance(asdict(config))
     rates: dict[str, list[float]] = {}
     variants = {"one": (1, False), "alone": (config.processes, False), "together": (config.processes, True)}
     for _ in range(config.repeats):
         for name, (processes, together) in variants.items():
-            found = runs.in_processes(prepare, (config, together), processes, 1, count=config.steps)
+            found = timing.in_processes(prepare, (config, together), processes, 1, count=config.steps)
             rates.setdefault(name, []).append(found["training"])
-    print(measure.table(rates, "one"))
+    print(timing.table(rates, "one"))
     for name in ("alone", "together"):
         ratios = [a / b for a, b in zip(rates[name], rates["one"], strict=True)]
         efficiency = statistics.median(ratios) / config.processes
         print(f"efficiency of {config.processes} processes {name}: {efficiency:.2f}")
-    measure.write(config.json, origin | {"images_per_second": rates})
+    evidence.write(config.json, origin | {"images_per_second": rates})
 
 
 if __name__ == "__main__":

@@ -21,24 +21,19 @@ from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
-import numpy as np
-import threadpoolctl
+import evidence
 import torch
 import tyro
-from found_cell import test_errors
+from searches import open_or_begin, random_cells, test_errors
 
 import genotypes
-import pair_predictor  # noqa: F401  loads SciPy: only libraries that are loaded can be limited to one thread
-import train_search
 from common import distributed
 from common.flags import check_range, run_script
-from common.run_folder import SETTINGS, RunFolder, read_settings
-from encoding import CellSpace
 from genotypes import Genotype
 from images import sets
 from search.finalists import train_finalists, winner
-from search.record import Record, Run, save, take_up
+from search.run import SearchRun
+from train_search import Config as SearchConfig
 from utils import derive_seed, write_atomically
 
 SET_HERE = "seed generations strategy rank screen decide save resume record".split()  # noqa: SIM905
@@ -59,9 +54,7 @@ class Config:
 
     out: str
     """folder of the searches; what it holds already is not done again"""
-    search: Annotated[train_search.Config, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=train_search.Config
-    )
+    search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SearchConfig)
     """the flags of train_search.py"""
     strategies: tuple[str, ...] = ("ours", "slow_fast", "random")
     """ours, slow_fast (as published), random, alone (random cells trained from scratch, no weight set)"""
@@ -94,71 +87,36 @@ class Config:
         if not self.strategies or not self.seeds or min(self.seeds) < 0:
             raise ValueError("--strategies, --seeds: at least one of each, seeds from 0")
         for name in SET_HERE:
-            if getattr(self.search, name) != getattr(train_search.Config, name):
+            if getattr(self.search, name) != getattr(SearchConfig, name):
                 raise ValueError(f"--{name}: has no effect here, where the comparison sets it")
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
 
-    def settings(self, strategy: str, seed: int) -> train_search.Config:
+    def settings(self, strategy: str, seed: int) -> SearchConfig:
         """The settings of one search. Its generations are more than it can need: its trainings end it."""
         return dataclasses.replace(self.search, seed=seed, generations=self.trainings, **STRATEGIES[strategy])
 
 
-def open_run(
-    settings: train_search.Config, path: Path, device: torch.device, test_images: int | None = None
-) -> tuple[Run, sets.ImageSet]:
-    """The search in the folder `path`, taken up where it stopped or begun; so many of the test images.
-
-    ValueError where there are fewer, or where the folder holds a search of other settings.
-    """
-    task, test = train_search.load_task(settings, device)
-    test = some(test, test_images, settings.seed)
-    full_size = task.full_size(settings.full_channels, settings.full_layers)
-    weight_set = task.weight_set(settings.init_channels, settings.layers, "weight set")
-    search = train_search.make_search(settings, full_size)
-    run = Run(settings, task, search, weight_set, full_size, RunFolder(path), Record())
-    if (path / SETTINGS).exists():
-        if read_settings(path, train_search.Config) != settings:
-            raise ValueError(f"{path}: a search with other settings is there; choose another folder")
-        if problem := take_up(run):
-            distributed.say(problem)
-    else:
-        run.folder.create(settings)
-    return run, test.to(device)
-
-
-def some(test: sets.ImageSet, count: int | None, seed: int) -> sets.ImageSet:
-    """`count` random test images, or all in random order: class folders list one class after the other.
-
-    Raises ValueError where there are fewer.
-    """
-    if count is not None and count > len(test):
-        raise ValueError(f"--test_images {count}: there are only {len(test)}")
-    return test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:count])
-
-
-def trainings(run: Run) -> int:
+def trained_candidates(run: SearchRun) -> int:
     """How many candidates this search has trained."""
     return 2 * sum(row["decided_by"] != "predictor" for row in run.record.history)
 
 
-def search_cells(run: Run, limit: int) -> None:
+def search_until(run: SearchRun, limit: int) -> None:
     """Search until so many candidates are trained; the schedules follow what is spent."""
-    while (spent := trainings(run)) < limit and (group := run.search.ask()):
-        train_search.search_group(run, group, progress=spent / limit)
-        save(run)
+    while (spent := trained_candidates(run)) < limit and (group := run.search.ask()):
+        run.compare_group(group, progress=spent / limit)
+        run.save()
 
 
-def cells_to_train(config: Config, strategy: str, run: Run) -> list[Genotype]:
+def cells_to_train(config: Config, strategy: str, run: SearchRun) -> list[Genotype]:
     """The finalists, equally many for each strategy.
 
     Without a weight set (`alone`) all are random, and the epochs of the search train more of them.
     """
     count = run.config.finalists
     if strategy == "alone":
-        space = CellSpace(distinct_inputs=run.config.distinct_inputs)
-        rng = np.random.default_rng(derive_seed(run.config.seed, "alone") % 2**32)
         more = config.trainings // run.config.final_epochs
-        return [space.decode(space.sample(rng)) for _ in range(count + more)]
+        return random_cells(run.config, count + more, run.config.seed, "alone")
     cells = run.search.finalists(count)
     # The cell of lowest loss comes last, as one more, where the predictor did not choose it.
     return cells if len(cells) <= count else [*cells[: count - 1], cells[-1]]
@@ -167,7 +125,7 @@ def cells_to_train(config: Config, strategy: str, run: Run) -> list[Genotype]:
 def result_of(config: Config, strategy: str, seed: int, device: torch.device) -> dict[str, Any]:
     """One search, its winner and the winner's test errors; read where it is done already."""
     path = Path(config.out) / f"{strategy}-{seed}"
-    run, test = open_run(config.settings(strategy, seed), path, device, config.test_images)
+    run, test = open_or_begin(config.settings(strategy, seed), path, device, config.test_images)
     done = path / "result.json"
     asked = {"repeats": config.repeats, "test_images": len(test)}
     try:
@@ -183,19 +141,19 @@ def result_of(config: Config, strategy: str, seed: int, device: torch.device) ->
     return result
 
 
-def search_and_test(config: Config, strategy: str, run: Run, test: sets.ImageSet) -> dict[str, Any]:
+def search_and_test(config: Config, strategy: str, run: SearchRun, test: sets.ImageSet) -> dict[str, Any]:
     """Go on with a search to its end, choose the winner, train it again from scratch and test it."""
     seed = run.config.seed
     log = run.folder.start_log()
-    log.info(f"{run.folder.path}: {trainings(run)} of {config.trainings} candidates are trained")
+    log.info(f"{run.folder.path}: {trained_candidates(run)} of {config.trainings} candidates are trained")
     if strategy != "alone":
-        search_cells(run, config.trainings)
+        search_until(run, config.trainings)
     train_finalists(run, cells_to_train(config, strategy, run))
     best = winner(run.record.finalists)
     errors = []
     for repeat in range(config.repeats):
         task = run.task._replace(seed=derive_seed(seed, "test", repeat))
-        errors += test_errors(task, test, [best.genotype], run.config)
+        errors += test_errors(task, test, [best.genotype])
     log.info(f"test errors {', '.join(f'{error:.2%}' for error in errors)}")
     return {
         "test_error": statistics.mean(errors),
@@ -206,7 +164,7 @@ def search_and_test(config: Config, strategy: str, run: Run, test: sets.ImageSet
     }
 
 
-def describe(run: Run, cell: Genotype) -> dict[str, Any]:
+def describe(run: SearchRun, cell: Genotype) -> dict[str, Any]:
     """What a search cost and found."""
     history = run.record.history
     decisions = dict.fromkeys(("training", "audit", "predictor"), 0)
@@ -214,7 +172,7 @@ def describe(run: Run, cell: Genotype) -> dict[str, Any]:
         decisions[row["decided_by"]] += 1
     return {
         "genotype": genotypes.to_dict(cell),
-        "trainings": trainings(run),
+        "trainings": trained_candidates(run),
         "epochs_of_finalists": len(run.record.finalists) * run.config.final_epochs,
         "generations": run.search.generation,
         "decided_by": decisions,
@@ -228,10 +186,10 @@ def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name, runs in results.items():
         errors = [run["test_error"] for run in runs]
-        summary[name] = {"test_error": measure.spread(errors)}
+        summary[name] = {"test_error": evidence.spread(errors)}
         if name != BASELINE and BASELINE in results:
             pairs = zip(errors, (run["test_error"] for run in results[BASELINE]), strict=True)
-            summary[name][f"difference_to_{BASELINE}"] = measure.spread(
+            summary[name][f"difference_to_{BASELINE}"] = evidence.spread(
                 [error - other for error, other in pairs]
             )
     return summary
@@ -239,18 +197,8 @@ def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """A line for each strategy; errors in percent, costs in epochs of a search."""
-    head = (
-        "strategy",
-        "test error",
-        "sd",
-        "n",
-        f"minus {BASELINE}",
-        "sd",
-        "trainings",
-        "finalists",
-        "predicted",
-    )
-    lines = ["  ".join(head)]
+    columns = ("test error", "sd", "n", f"minus {BASELINE}", "sd", "trainings", "finalists", "predicted")
+    lines = ["  ".join(("strategy", *columns))]
     for name, entry in summarise(results).items():
         runs, error = results[name], entry["test_error"]
         minus = entry.get(f"difference_to_{BASELINE}", {"mean": None, "sd": None})
@@ -259,8 +207,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         figures += [f"{statistics.mean(run[key] for run in runs):.1f}" for key in COSTS]
         pairs = sum(sum(run["decided_by"].values()) for run in runs)
         figures.append(f"{sum(run['decided_by']['predictor'] for run in runs) / max(1, pairs):.0%}")
-        columns = [f"{text:>{len(title)}}" for text, title in zip(figures, head[1:], strict=True)]
-        lines.append("  ".join([f"{name:{len(head[0])}}", *columns]))
+        placed = [f"{text:>{len(title)}}" for text, title in zip(figures, columns, strict=True)]
+        lines.append("  ".join([f"{name:{len('strategy')}}", *placed]))
     return "\n".join(lines)
 
 
@@ -271,7 +219,6 @@ def _percent(value: float | None, sign: str = "") -> str:
 def main(config: Config) -> None:
     device = distributed.init(config.search.device)
     torch.set_num_threads(config.search.threads)
-    threadpoolctl.threadpool_limits(1, "blas")  # as in train_search.py
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.strategies}
     for seed in config.seeds:
         for name in config.strategies:
@@ -279,7 +226,7 @@ def main(config: Config) -> None:
     if distributed.is_main():
         print(table(results))
         found = {"strategies": summarise(results), "searches": results}
-        measure.write(config.json, measure.provenance(asdict(config)) | found)
+        evidence.write(config.json, evidence.provenance(asdict(config)) | found)
     distributed.close()
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 from strategies import COMPARED, STRATEGIES
 from tables import Source, open_problem, opened, start
 
@@ -41,8 +41,8 @@ class Config(Source):
 
     strategies: tuple[str, ...] = COMPARED
     """any of ours, slow_fast, random, evolution, local, gaussian_process; for an ablation also
-    ours_without_ screen, decide, rank, levels, and ours_with_ mixed_pairs, 4_proposals, 64_proposals,
-    short_steps, confidence_0.9, half_audited, real_per_option"""
+    ours_without_ screen, decide, rank, levels, and ours_with_ 4_proposals, 64_proposals, confidence_0.9,
+    half_audited"""
     budgets: tuple[int, ...] = (20, 50, 100, 200)
     """report after so many distinct evaluations"""
     seeds: int = 20
@@ -117,7 +117,7 @@ def main(config: Config) -> None:
     for name in config.strategies:
         runs = [done for task, done in zip(tasks, finished, strict=True) if task[0] == name]
         curves[name] = [accuracies for accuracies, _ in runs]
-        results[name] = {str(k): measure.spread([run[k - 1] for run in curves[name]]) for k in budgets}
+        results[name] = {str(k): evidence.spread([run[k - 1] for run in curves[name]]) for k in budgets}
     print_table(results, budgets)
     if config.json is None:
         return
@@ -129,7 +129,7 @@ def main(config: Config) -> None:
         "table": problem.name,
         "strategies": results,
         "seconds_per_run": seconds,
-        **measure.provenance(asdict(config)),
+        **evidence.provenance(asdict(config)),
     }
     write_atomically(config.json, json.dumps(result, indent=1) + "\n")
     write_atomically(Path(config.json).with_suffix(".png"), draw(curves, problem.name, min(10, budgets[-1])))

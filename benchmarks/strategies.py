@@ -1,6 +1,5 @@
 """Ways to search a table, each with the same budget of distinct architectures; used by search_on_table.py."""
 
-import copy
 import math
 from collections import deque
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import ndtr
 from tables import Problem
 
-from encoding import Architecture, CellSpace, ChoiceSpace, Integers
-from search.paired_search import Outcome, PairedSearch
+from encoding import Architecture, Integers
+from search.paired_search import Outcome, PairedSearch, Settings
 
 POPULATION, TOURNAMENT = 20, 5  # of regularised evolution
 INITIAL = 10  # random architectures before the Gaussian process
@@ -64,7 +63,9 @@ class Evaluations:
 def paired(problem: Problem, budget: int, seed: int, **settings: Any) -> list[Architecture]:
     """The search of train_search.py with its defaults apart from `settings`, until the budget is spent."""
     search = PairedSearch(
-        space=problem.space, seed=seed, generations=10**9, accept=problem.accept, **settings
+        space=problem.space,
+        settings=Settings(seed=seed, generations=10**9, **settings),
+        accept=problem.accept,
     )
     evaluations = Evaluations(problem, budget)
     chosen: list[Architecture] = []
@@ -74,15 +75,12 @@ def paired(problem: Problem, budget: int, seed: int, **settings: Any) -> list[Ar
             if comparison.decided_by != "predictor":
                 before, best = len(evaluations.losses), search.best()
                 a, b = evaluations.loss(comparison.a), evaluations.loss(comparison.b)
-                if (
-                    len(evaluations.losses) - before == 2
-                ):  # between the two, nothing is known of the first yet
-                    chosen.append(best if best is not None else comparison.a)
+                if len(evaluations.losses) - before == 2:  # after the first one, it is not told yet
+                    chosen.append(best or comparison.a)
                 outcome = Outcome(a, b, a - b, 0.0)
             search.tell(comparison, outcome)
             if len(chosen) < len(evaluations.losses):
-                best = search.best()
-                chosen.append(best if best is not None else comparison.a)
+                chosen.append(search.best() or comparison.a)
         if len(chosen) >= budget:
             break
     return chosen
@@ -91,16 +89,6 @@ def paired(problem: Problem, budget: int, seed: int, **settings: Any) -> list[Ar
 def ours(problem: Problem, budget: int, seed: int) -> list[Architecture]:
     """Slow-fast learning with the paired predictor."""
     return paired(problem, budget, seed)
-
-
-def ours_with_real_per_option(problem: Problem, budget: int, seed: int) -> list[Architecture]:
-    """`ours` on vectors with a real per option, of which the largest wins, instead of an integer line."""
-    other, space, reals = copy.copy(problem), problem.space, "one_per_option"
-    if isinstance(space, CellSpace):
-        other.space = CellSpace(distinct_inputs=space.distinct_inputs, reals=reals)
-    else:
-        other.space = ChoiceSpace(space.counts.tolist(), reals=reals)
-    return paired(other, budget, seed)
 
 
 def slow_fast(problem: Problem, budget: int, seed: int) -> list[Architecture]:
@@ -216,13 +204,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "ours_without_decide": {"decide": False},
     "ours_without_rank": {"rank": False},
     "ours_without_levels": {"levels": False},
-    "ours_with_mixed_pairs": {"mixed_pairs": True},
     "ours_with_4_proposals": {"proposals": 4},
     "ours_with_64_proposals": {"proposals": 64},
-    "ours_with_short_steps": {"maximum_velocity": 0.2},
     "ours_with_confidence_0.9": {"confidence": 0.9},
     "ours_with_half_audited": {"audit_share": 0.5},
 }
 COMPARED = tuple(STRATEGIES)  # by default
 STRATEGIES |= {name: partial(paired, **settings) for name, settings in PARTS.items()}
-STRATEGIES["ours_with_real_per_option"] = ours_with_real_per_option

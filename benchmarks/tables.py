@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import threadpoolctl
+from table_space import TableSpace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
@@ -39,7 +40,7 @@ class Table:
         for flag, column in (("observe", self.observe), ("truth", self.truth)):
             if column not in header:
                 raise ValueError(f"--{flag} {column}: {file} has the columns {', '.join(header)}")
-        self.space: ChoiceSpace = ChoiceSpace((rows.max(axis=0) + 1).tolist())
+        self.space: ChoiceSpace = TableSpace((rows.max(axis=0) + 1).tolist())
         self.rows: Integers = rows
         keys = [tuple(row) for row in rows.tolist()]
         seen = columns[:, header.index(self.observe)].tolist()

@@ -22,25 +22,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 import numpy as np
 import scipy.stats
-import threadpoolctl
 import torch
-from found_cell import test_errors
-from search_on_images import open_run
+from searches import open_or_begin, random_cells, test_errors
 
 import genotypes
-import train_search
 from common import distributed
 from common.flags import check_range, run_script
 from common.run_folder import read_settings
-from encoding import CellSpace
 from genotypes import Genotype
 from images import sets
 from model_search import SHARED, WeightSet
-from search.candidates import Job, Task, Trained, train_all
-from search.record import Run
+from search.candidates import Job, Task, TrainedCandidate, train_all
+from search.run import SearchRun
+from train_search import Config as SearchConfig
 from utils import derive_seed
 
 ESTIMATES = {
@@ -75,14 +72,12 @@ class Config:
         check_range(self, "cells", 3)
         check_range(self, "repeats recalibrate resamples", 1)
         check_range(self, "test_images", 2)
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
 
 
-def choose_cells(run: Run, count: int) -> dict[str, list[Genotype]]:
+def choose_cells(run: SearchRun, count: int) -> dict[str, list[Genotype]]:
     """Random cells, and the best ones in the search's opinion."""
-    space = CellSpace(distinct_inputs=run.config.distinct_inputs)
-    rng = np.random.default_rng(derive_seed(run.config.seed, "weight set cells") % 2**32)
-    random = [space.decode(space.sample(rng)) for _ in range(count)]
+    random = random_cells(run.config, count, run.config.seed, "weight set cells")
     return {"random": random, "good": run.search.finalists(count)[:count]}
 
 
@@ -92,19 +87,21 @@ def trained_share(weight_set: WeightSet, known: set[str], cell: Genotype) -> flo
     return sum(name in known for name in names) / len(names) if names else 1.0
 
 
-def estimate(run: Run, cells: Sequence[Genotype], batches: int) -> list[dict[str, float]]:
+def estimate(run: SearchRun, cells: Sequence[Genotype], batches: int) -> list[dict[str, float]]:
     """The losses of each cell, by the names in ESTIMATES; infinite where training diverged.
 
     All cells see the same batches. The epoch has the learning rate and drop path of the last generation.
     """
     last = run.record.generations[-1]
     epoch = [(last["learning_rate"], last["drop_path_prob"])]
-    plain, again = (run.task._replace(recalibrate=count) for count in (0, batches))
+    plain, again = (
+        run.task._replace(config=dataclasses.replace(run.config, recalibrate=count)) for count in (0, batches)
+    )
     losses = []
     for cell in cells:
         job = Job(cell, ("estimate",), [])
         trained = _train(plain, run.weight_set, job._replace(schedule=epoch))
-        after = run.task.weight_set(run.config.init_channels, run.config.layers, "weight set")
+        after = run.task.weight_set("weight set")
         after.absorb(trained.weights)
         found = (
             _train(plain, run.weight_set, job),
@@ -117,18 +114,20 @@ def estimate(run: Run, cells: Sequence[Genotype], batches: int) -> list[dict[str
     return losses
 
 
-def _train(task: Task, weight_set: WeightSet, job: Job) -> Trained:
+def _train(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandidate:
     return train_all(task, weight_set, [job])[0]
 
 
-def accuracies(run: Run, test: sets.ImageSet, cells: Sequence[Genotype], repeats: int) -> list[list[float]]:
+def accuracies(
+    run: SearchRun, test: sets.ImageSet, cells: Sequence[Genotype], repeats: int
+) -> list[list[float]]:
     """Test accuracies in [0, 1] of each cell, from scratch, one for each repeat."""
     found: list[list[float]] = [[] for _ in cells]
     step = distributed.world_size()
     for repeat in range(repeats):
         task = run.task._replace(seed=derive_seed(run.config.seed, "weight set", repeat))
         for first in range(0, len(cells), step):
-            errors = test_errors(task, test, list(cells[first : first + step]), run.config)
+            errors = test_errors(task, test, cells[first : first + step])
             for offset, error in enumerate(errors):
                 found[first + offset].append(1 - error)
             distributed.say(f"repeat {repeat + 1}, cell {first + len(errors)} of {len(cells)}: {errors}")
@@ -200,11 +199,10 @@ def _text(value: float | None) -> str:
 
 
 def main(config: Config) -> None:
-    settings = read_settings(config.run, train_search.Config, "run")
+    settings = read_settings(config.run, SearchConfig, "run")
     device = distributed.init(settings.device)
     torch.set_num_threads(settings.threads)
-    threadpoolctl.threadpool_limits(1, "blas")  # as in train_search.py
-    run, test = open_run(settings, Path(config.run), device, config.test_images)
+    run, test = open_or_begin(settings, Path(config.run), device, config.test_images)
     if not run.record.generations:
         raise ValueError(f"--run {config.run}: the search has not finished a generation")
     known = set(run.weight_set.tensors)
@@ -222,8 +220,8 @@ def main(config: Config) -> None:
         print(table(rows, found))
         for row in rows:  # JSON has no infinity
             row["losses"] = {key: x if math.isfinite(x) else None for key, x in row["losses"].items()}
-        origin = measure.provenance(asdict(config) | {"settings": dataclasses.asdict(settings)})
-        measure.write(config.json, origin | {"correlations": found, "cells": rows})
+        origin = evidence.provenance(asdict(config) | {"settings": dataclasses.asdict(settings)})
+        evidence.write(config.json, origin | {"correlations": found, "cells": rows})
     distributed.close()
 
 

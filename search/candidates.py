@@ -7,6 +7,7 @@ by image on the same clean validation images. A candidate's training depends on 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,58 +30,53 @@ from utils import derive_seed
 
 
 class Task(NamedTuple):
-    """What every candidate is trained and compared on, and how."""
+    """What every candidate is trained and compared on, and how: `config` is that of the search's script."""
 
+    config: Any
     train: sets.ImageSet
     validation: sets.ImageSet
     statistics: sets.Statistics
     augmentation: Augmentation
     device: torch.device
-    seed: int
-    batch_size: int
-    momentum: float
-    weight_decay: float
-    grad_clip: float
-    precision: str
-    channels_last: bool
-    recalibrate: int  # batches that re-estimate batch-norm before a comparison; 0: none
+    precision: str  # what the config's "auto" means on the device
+    seed: int  # of batches, dropped paths and start values; the split has the config's
     fingerprint: str  # tells these images, those of the test too, from others
 
-    def weight_set(self, C: int, layers: int, purpose: str) -> WeightSet:
-        """A weight set for these images; equal purposes start from equal weights."""
+    def _images(self) -> dict[str, Any]:
+        """What a network must know of them."""
+        images = self.train
+        shape = {"in_channels": images.channels, "image_size": images.image_size}
+        return {"num_classes": images.num_classes, **shape}
+
+    def weight_set(self, purpose: str) -> WeightSet:
+        """A weight set of the candidates' size; equal purposes start from equal weights."""
         return WeightSet(
-            C=C,
-            num_classes=self.train.num_classes,
-            layers=layers,
-            in_channels=self.train.channels,
-            image_size=self.train.image_size,
+            C=self.config.init_channels,
+            layers=self.config.layers,
             seed=derive_seed(self.seed, purpose),
             device=self.device,
+            **self._images(),
         )
 
-    def full_size(self, C: int, layers: int) -> FullSize:
+    def full_size(self) -> FullSize:
         """Counts what a cell's full-size network for these images costs."""
-        return FullSize(
-            C=C,
-            num_classes=self.train.num_classes,
-            layers=layers,
-            in_channels=self.train.channels,
-            image_size=self.train.image_size,
-        )
+        return FullSize(C=self.config.full_channels, layers=self.config.full_layers, **self._images())
 
     def batches(self, *purpose: str | int) -> Batches:
         """One epoch of augmented training batches, the same for equal purposes."""
         return sets.batches(
             self.train,
-            self.batch_size,
+            self.config.batch_size,
             self.statistics,
             generator=torch.Generator().manual_seed(derive_seed(self.seed, "batches", *purpose)),
             augmentation=self.augmentation,
-            channels_last=self.channels_last,
+            channels_last=self.config.channels_last,
         )
 
     def clean(self, images: sets.ImageSet) -> Batches:
-        return sets.batches(images, self.batch_size, self.statistics, channels_last=self.channels_last)
+        """Batches of the images as they are, in their order."""
+        size, channels_last = self.config.batch_size, self.config.channels_last
+        return sets.batches(images, size, self.statistics, channels_last=channels_last)
 
 
 def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
@@ -100,26 +96,21 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
         )
     training_half = images.subset(train).to(device)
     task = Task(
+        config=config,
         train=training_half,
         validation=images.subset(validation).to(device),
         statistics=sets.statistics_of(config.set, training_half),
         augmentation=Augmentation.of(images.image_size, config.set, cutout=config.cutout),
         device=device,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        grad_clip=config.grad_clip,
         precision=choose_precision(device, config.precision),
-        channels_last=config.channels_last,
-        recalibrate=config.recalibrate,
+        seed=config.seed,
         fingerprint=f"{images.fingerprint()} {test.fingerprint()}",
     )
     return task, test
 
 
-class Trained(NamedTuple):
-    """A trained candidate: validation losses and hits of every image (N,), NaN where training diverged."""
+class TrainedCandidate(NamedTuple):
+    """Validation losses and hits of every image (N,), NaN where training diverged; and its weights."""
 
     losses: Tensor
     correct: Tensor
@@ -148,13 +139,13 @@ class Job(NamedTuple):
     schedule: Sequence[tuple[float, float]]
 
 
-def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> Trained:
+def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandidate:
     """Train `job`'s cell from the weight set's weights, which stay as they are, and evaluate it."""
-    network = weight_set.network(job.genotype)
-    if task.channels_last:
+    config, network = task.config, weight_set.network(job.genotype)
+    if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=1.0, momentum=task.momentum, weight_decay=task.weight_decay
+        network.parameters(), lr=1.0, momentum=config.momentum, weight_decay=config.weight_decay
     )
     scaler = grad_scaler(task.device, task.precision)
     finite = True
@@ -170,7 +161,7 @@ def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> Trained:
             task.batches(*job.purpose, epoch),
             scaler=scaler,
             precision=task.precision,
-            grad_clip=task.grad_clip,
+            grad_clip=config.grad_clip,
         )
         finite = math.isfinite(result.loss)
         if not finite:
@@ -178,18 +169,19 @@ def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> Trained:
     return _evaluated(task, weight_set, network, job, finite)
 
 
-def _evaluated(task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Job, finite: bool) -> Trained:
-    if finite and task.recalibrate:
-        epoch = task.batches(*job.purpose, "recalibrate")
-        some = (batch for _, batch in zip(range(task.recalibrate), epoch, strict=False))
+def _evaluated(
+    task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Job, finite: bool
+) -> TrainedCandidate:
+    if finite and task.config.recalibrate:
+        some = itertools.islice(task.batches(*job.purpose, "recalibrate"), task.config.recalibrate)
         recalibrate_batch_norm(network, some, task.precision)
     losses, correct = evaluate(network, task.clean(task.validation), task.precision)
     if not finite:
         losses, correct = torch.full_like(losses, math.nan), torch.zeros_like(correct)
-    return Trained(losses, correct, weight_set.weights(network))
+    return TrainedCandidate(losses, correct, weight_set.weights(network))
 
 
-def train_all(task: Task, weight_set: WeightSet, jobs: Sequence[Job]) -> list[Trained]:
+def train_all(task: Task, weight_set: WeightSet, jobs: Sequence[Job]) -> list[TrainedCandidate]:
     """Train every job, each in one process, from the same weight set; all processes get all results."""
     processes, rank = distributed.world_size(), distributed.rank()
     done = {i: train_candidate(task, weight_set, jobs[i]) for i in range(rank, len(jobs), processes)}
@@ -199,21 +191,21 @@ def train_all(task: Task, weight_set: WeightSet, jobs: Sequence[Job]) -> list[Tr
         if trained is None:
             count = len(task.validation)
             weights = weight_set.weights(weight_set.network(job.genotype))
-            trained = Trained(torch.empty(count), torch.empty(count, dtype=torch.bool), weights)
+            trained = TrainedCandidate(torch.empty(count), torch.empty(count, dtype=torch.bool), weights)
         results.append(_share(trained, source=i % processes, device=task.device))
     return results
 
 
-def _share(trained: Trained, source: int, device: torch.device) -> Trained:
+def _share(trained: TrainedCandidate, source: int, device: torch.device) -> TrainedCandidate:
     """`trained` of process `source`, in every process."""
     if distributed.world_size() == 1:
         return trained
     losses, correct = trained.losses.to(device), trained.correct.to(device, torch.uint8)
     distributed.broadcast_([losses, correct, *trained.weights.values()], source)
-    return Trained(losses.cpu(), correct.cpu().bool(), trained.weights)
+    return TrainedCandidate(losses.cpu(), correct.cpu().bool(), trained.weights)
 
 
-def compare(a: Trained, b: Trained) -> Outcome:
+def compare(a: TrainedCandidate, b: TrainedCandidate) -> Outcome:
     """Mean losses, and the mean paired difference a - b with its standard error over the images."""
     difference = a.losses.double() - b.losses.double()
     error = difference.std().item() / math.sqrt(len(difference))

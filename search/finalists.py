@@ -13,24 +13,24 @@ from genotypes import Genotype
 from images import sets
 from model import NetworkCIFAR
 from search.candidates import Job, Task, compare, train_all
-from search.record import Finalist, Run, save
-from training.card import describe_network
+from search.record import Finalist
+from search.run import SearchRun
+from training import card
 from training.evaluation import Evaluation, evaluate
 from training.schedule import cosine
 from utils import write_atomically
 
 
-def train_from_scratch(
-    task: Task, cells: Sequence[Genotype], *, C: int, layers: int, epochs: int, learning_rate: float
-) -> list[Finalist]:
-    """Train each cell alone for `epochs`, the learning rate falling to 0 along a cosine; no drop path.
+def train_from_scratch(task: Task, cells: Sequence[Genotype]) -> list[Finalist]:
+    """Train each cell alone as the config's finalists, the learning rate falling to 0; no drop path.
 
     All cells see the same batches, and equal modules start from equal weights: only the cells differ.
     The cells are spread over the processes.
     """
-    schedule = [(cosine(epoch / epochs, learning_rate, 0.0), 0.0) for epoch in range(epochs)]
+    epochs, start = task.config.final_epochs, task.config.final_learning_rate
+    schedule = [(cosine(epoch / epochs, start, 0.0), 0.0) for epoch in range(epochs)]
     jobs = [Job(cell, ("finalist",), schedule) for cell in cells]
-    trained = train_all(task, task.weight_set(C, layers, "finalists"), jobs)
+    trained = train_all(task, task.weight_set("finalists"), jobs)
     return [Finalist(cell, result) for cell, result in zip(cells, trained, strict=True)]
 
 
@@ -42,27 +42,20 @@ def winner(finalists: Sequence[Finalist]) -> Finalist:
     return min(finite, key=lambda finalist: finalist.trained.loss)
 
 
-def trained_network(task: Task, finalist: Finalist, C: int, layers: int) -> NetworkCIFAR:
+def trained_network(task: Task, finalist: Finalist) -> NetworkCIFAR:
     """The finalist as a network with its trained weights."""
-    weight_set = task.weight_set(C, layers, "finalists")
+    weight_set = task.weight_set("finalists")
     weight_set.absorb(finalist.trained.weights)
     return weight_set.network(finalist.genotype)
 
 
-def train_finalists(run: Run, cells: Sequence[Genotype]) -> None:
+def train_finalists(run: SearchRun, cells: Sequence[Genotype]) -> None:
     """Train the cells that the record does not hold yet, with a checkpoint after each round of processes."""
     config, record, log = run.config, run.record, run.folder.log
     log.info(f"{len(cells)} finalists train from scratch for {config.final_epochs} epochs")
     while waiting := cells[len(record.finalists) :]:
-        record.finalists += train_from_scratch(
-            run.task,
-            waiting[: distributed.world_size()],
-            C=config.init_channels,
-            layers=config.layers,
-            epochs=config.final_epochs,
-            learning_rate=config.final_learning_rate,
-        )
-        save(run)
+        record.finalists += train_from_scratch(run.task, waiting[: distributed.world_size()])
+        run.save()
         trained = record.finalists[-1].trained
         log.info(
             f"finalist {len(record.finalists)}/{len(cells)}: validation loss {trained.loss:.4f}, "
@@ -70,24 +63,22 @@ def train_finalists(run: Run, cells: Sequence[Genotype]) -> None:
         )
 
 
-def finish(run: Run, test: sets.ImageSet) -> None:
+def finish(run: SearchRun, test: sets.ImageSet) -> None:
     """Train the finalists from scratch, choose one, test it, write it down and record it."""
-    config = run.config
-    cells = run.search.finalists(config.finalists)
+    task = run.task
+    cells = run.search.finalists(run.config.finalists)
     if not cells:
         raise ValueError("every candidate's training diverged: choose a lower --learning_rate")
     train_finalists(run, cells)
     best = winner(run.record.finalists)
-    size = {"C": config.init_channels, "layers": config.layers}
-    network = trained_network(run.task, best, **size)
-    tested = evaluate(network, run.task.clean(test.to(run.task.device)), run.task.precision)
-    if not distributed.is_main():
-        return
-    write_winner(run, best, network, tested)
-    record_winner(run)
+    network = trained_network(task, best)
+    tested = evaluate(network, task.clean(test.to(task.device)), task.precision)
+    if distributed.is_main():
+        write_winner(run, best, network, tested)
+        record_winner(run)
 
 
-def record_winner(run: Run) -> None:
+def record_winner(run: SearchRun) -> None:
     """Record the winner under `--record`, if it is not, and say how to go on."""
     name = run.config.record
     if name and not is_recorded(run):
@@ -99,7 +90,7 @@ def record_winner(run: Run) -> None:
     run.folder.log.info(f"go on with: train.py --arch {name or place}")
 
 
-def is_recorded(run: Run) -> bool:
+def is_recorded(run: SearchRun) -> bool:
     """Whether `--record NAME` names this run's winner already."""
     name, file = run.config.record, run.folder.path / "genotype.json"
     if name not in genotypes.names() or not file.is_file():
@@ -107,13 +98,13 @@ def is_recorded(run: Run) -> bool:
     return genotypes.lookup(name) == genotypes.lookup(file)
 
 
-def check_name(run: Run) -> None:
+def check_recordable(run: SearchRun) -> None:
     """Raise ValueError where the winner could not be recorded under `--record`."""
     if run.config.record and distributed.is_main() and not is_recorded(run):
         genotypes.check_new_name(run.config.record)
 
 
-def finished_before(run: Run) -> bool:
+def finished_before(run: SearchRun) -> bool:
     """Whether the run has its winner; if so it is named, and recorded if `--record` asks for it."""
     files = [run.folder.path / name for name in ("genotype.json", "report.html")]  # the last two written
     if not distributed.broadcast_object(all(file.is_file() for file in files)):
@@ -124,14 +115,10 @@ def finished_before(run: Run) -> bool:
     return True
 
 
-def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: Evaluation) -> None:
+def write_winner(run: SearchRun, best: Finalist, network: NetworkCIFAR, tested: Evaluation) -> None:
     """genotype.json, finalists.csv, model.pt and report.html."""
     folder, task, log = run.folder, run.task, run.folder.log
-    images = {
-        "set": run.config.set,
-        "classes": task.train.classes,
-        **task.statistics._asdict(),
-    }
+    images = {"set": run.config.set, "classes": task.train.classes, **task.statistics._asdict()}
     result = {
         "validation_loss": best.trained.loss,
         "validation_error": best.trained.error,
@@ -141,7 +128,7 @@ def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: Evalua
         "test_images": len(tested.correct),
     }
     recipe = dataclasses.asdict(run.config)
-    state = describe_network(network, images=images, recipe=recipe, result=result)
+    state = card.describe_network(network, images=images, recipe=recipe, result=result)
     checkpoint.save(folder.path / "model.pt", state)
     folder.write_table("finalists.csv", table(run, tested.error))
     cell = genotypes.to_json(best.genotype)
@@ -159,7 +146,7 @@ def write_winner(run: Run, best: Finalist, network: NetworkCIFAR, tested: Evalua
     log.info(f"  report: {visualize.write_report(folder.path)}")
 
 
-def table(run: Run, test_error: float) -> list[dict[str, Any]]:
+def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
     """Rows of finalists.csv in order of loss; difference and standard error are those to the winner.
 
     `test_error` is the winner's: no other finalist sees the test images.
@@ -167,9 +154,7 @@ def table(run: Run, test_error: float) -> list[dict[str, Any]]:
     finalists = run.record.finalists
     best = winner(finalists)
     rows: list[dict[str, Any]] = []
-    for finalist in sorted(
-        finalists, key=lambda finalist: (not finalist.trained.finite, finalist.trained.loss)
-    ):
+    for finalist in sorted(finalists, key=lambda one: (not one.trained.finite, one.trained.loss)):
         outcome = compare(finalist.trained, best.trained)
         cell = genotypes.to_json(finalist.genotype)
         parameters, multiply_adds = run.full_size(finalist.genotype)

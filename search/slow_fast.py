@@ -24,30 +24,17 @@ class SlowFast:
     """Vectors that learn in pairs: the slow learner of a pair moves towards the fast one, which stays.
 
     v <- r1 * v + r2 * (fast - slow), slow <- slow + v, with r1, r2 uniform in [0, 1] per dimension.
-    The velocity is bounded by `maximum_velocity` (a fraction of each dimension's range) and becomes 0 where
-    the slow learner stops at a bound of the box. Ties go to the first of the pair. NaN and infinite losses
-    lose; if both are such, neither is fast, and both members start anew at random with velocity 0.
-    Pairs are a random permutation, as published; with `mixed_pairs` every member that just moved meets, at
-    random, one that stayed, so that a new architecture is always measured against a known one.
+    The velocity is bounded by the size of the box and becomes 0 where the slow learner stops at its wall.
+    Ties go to the first of the pair. NaN and infinite losses lose; if both are such, neither is fast, and
+    both members start anew at random with velocity 0. Pairs are a random permutation.
     """
 
-    def __init__(
-        self,
-        *,
-        space: ChoiceSpace,
-        pop_size: int = 20,
-        seed: int = 0,
-        maximum_velocity: float = 1.0,
-        mixed_pairs: bool = False,
-    ) -> None:
+    def __init__(self, *, space: ChoiceSpace, pop_size: int = 20, seed: int = 0) -> None:
         if pop_size < 2 or pop_size % 2:
             raise ValueError(f"--pop_size {pop_size}: pairs need an even number, at least 2")
-        if not maximum_velocity > 0:
-            raise ValueError(f"maximum_velocity={maximum_velocity}: must be above 0")
         self.space, self.pop_size, self.seed = space, pop_size, seed
-        self.maximum_velocity, self.mixed_pairs = maximum_velocity, mixed_pairs
         self.generation = 0
-        self.positions = np.stack([self.start(member) for member in range(pop_size)])  # (members, dimensions)
+        self.positions = np.stack([self.start(member) for member in range(pop_size)])  # (members, reals)
         self.velocities = np.zeros_like(self.positions)
         # Where each member moved from, at what velocity, towards what: enough to draw the move again.
         self.origins = self.positions.copy()
@@ -66,32 +53,27 @@ class SlowFast:
         return [(int(a), int(b)) for a, b in self.order.reshape(-1, 2)]
 
     def _pairing(self) -> np.ndarray:
-        order = generator(self.seed, PAIRING, self.generation).permutation(self.pop_size)
-        if not self.mixed_pairs:
-            return order
-        moved = self.stamps[order, 0] >= 0
-        movers, stayers = order[moved], order[~moved]
-        mixed = min(len(movers), len(stayers))
-        together = np.stack([movers[:mixed], stayers[:mixed]], axis=1).ravel()
-        return np.concatenate([together, movers[mixed:], stayers[mixed:]])
+        return generator(self.seed, PAIRING, self.generation).permutation(self.pop_size)
+
+    def moved(self, member: int) -> bool:
+        """Whether `member` moved since it was last compared."""
+        return bool(self.stamps[member, 0] >= 0)
 
     def reconsider(self, member: int, proposals: int) -> Reals:
-        """Draws of the last move of `member`, (proposals, dimensions); the first is the published one.
+        """Draws of the last move of `member`, (proposals, reals); the first is the published one.
 
         A move costs nothing until the member is asked for again, so it can be chosen as late as that.
         """
-        if self.stamps[member, 0] < 0:
+        if not self.moved(member):
             raise ValueError(f"member {member} has not moved since it was last compared")
         return np.stack([self._move(member, draw)[0] for draw in range(proposals)])
 
     def place(self, member: int, position: Reals) -> None:
-        """Put `member` elsewhere; its velocity is the (bounded) step from where it last stood."""
+        """Put `member` elsewhere; its velocity is the step from where it last stood, if it moved."""
         self.space.read(position)  # raises for a vector outside the box
-        reach = self.maximum_velocity * (self.space.upper - self.space.lower)
-        moved = self.stamps[member, 0] >= 0
-        self.positions[member] = np.array(position, dtype=np.float64)
-        if moved:
-            self.velocities[member] = np.clip(self.positions[member] - self.origins[member], -reach, reach)
+        self.positions[member] = position
+        if self.moved(member):
+            self.velocities[member] = self.positions[member] - self.origins[member]
 
     def tell(self, pair: int, loss_a: float, loss_b: float) -> int | None:
         """The losses of the two members of `pair`; the slower one moves.
@@ -131,12 +113,18 @@ class SlowFast:
         """Position and velocity after the last move of `member`; draw 0 is the published one."""
         slow, velocity, fast = self.origins[member], self.momenta[member], self.targets[member]
         rng = generator(self.seed, MOVE, *self.stamps[member].tolist(), draw)
-        r1, r2 = rng.random((2, self.space.dimensions))
-        reach = self.maximum_velocity * (self.space.upper - self.space.lower)
+        r1, r2 = rng.random((2, self.space.positions))
+        reach = self.space.upper - self.space.lower
         velocity = np.clip(r1 * velocity + r2 * (fast - slow), -reach, reach)
         position = np.clip(slow + velocity, self.space.lower, self.space.upper)
         velocity = np.where(position == slow + velocity, velocity, 0.0)  # stopped at a bound
         return position, velocity
+
+    def diversity(self) -> float:
+        """The mean share of choices in which two members differ, in [0, 1]."""
+        rows = np.stack([self.space.read(position) for position in self.positions])
+        differ = (rows[:, None] != rows[None]).mean(axis=2)
+        return float(differ.sum() / (self.pop_size * (self.pop_size - 1)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, as plain types and copies of arrays."""
@@ -144,8 +132,7 @@ class SlowFast:
         return {"generation": self.generation, **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()` (arrays may come back as lists). ValueError names a misshapen
-        entry."""
+        """Continue from `state_dict()` (arrays may be lists now). ValueError names a misshapen entry."""
         arrays = {}
         for name in self._arrays:
             mine = getattr(self, name)

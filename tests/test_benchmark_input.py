@@ -10,8 +10,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import evidence  # noqa: E402
 import input as input_benchmark  # noqa: E402
-import measure  # noqa: E402
+import timing  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +65,11 @@ def test_a_result_says_where_it_comes_from_and_is_never_overwritten(tmp_path, ca
     assert result["versions"]["torch"] == torch.__version__
     assert result["hardware"]["gflops_float32_matrix_product"] > 0
     with pytest.raises(ValueError, match="exists already"):
-        measure.check_output(str(tmp_path / "result.json"))
+        evidence.check_output(str(tmp_path / "result.json"))
     with pytest.raises(ValueError, match="there is no folder"):
-        measure.check_output(str(tmp_path / "absent" / "result.json"))
+        evidence.check_output(str(tmp_path / "absent" / "result.json"))
 
 
 def test_the_table_compares_within_each_round():
     rates = {"slow": [1.0, 2.0, 10.0], "fast": [3.0, 6.0, 30.0]}
-    assert measure.table(rates, "slow").splitlines()[-1].split()[-1] == "3.00"
+    assert timing.table(rates, "slow").splitlines()[-1].split()[-1] == "3.00"

@@ -14,7 +14,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import found_cell  # noqa: E402
 import weight_set  # noqa: E402
-from search_on_images import Config, open_run, result_of, some  # noqa: E402
+from search_on_images import Config, result_of  # noqa: E402
+from searches import draw_test_images, open_or_begin  # noqa: E402
 
 import genotypes  # noqa: E402
 from common.flags import parse, run_script  # noqa: E402
@@ -63,14 +64,14 @@ def test_what_was_done_is_not_done_again_and_a_lost_result_is_the_same_again(sea
     (second / "result.json").unlink()
     assert result_of(config, "slow_fast", 0, torch.device("cpu")) == result["searches"]["slow_fast"][0]
     with pytest.raises(ValueError, match="other settings"):
-        open_run(config.settings("slow_fast", 0), first, torch.device("cpu"))
+        open_or_begin(config.settings("slow_fast", 0), first, torch.device("cpu"))
 
 
 def test_some_test_images_are_of_all_classes_wherever_they_stand():
     labels = torch.arange(5).repeat_interleave(40)  # as class folders list them
     test = sets.ImageSet(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), labels, tuple("abcde"))
-    assert some(test, 50, seed=0).labels.bincount(minlength=5).min() >= 4
-    assert some(test, None, seed=0).labels.bincount().tolist() == [40] * 5
+    assert draw_test_images(test, 50, seed=0).labels.bincount(minlength=5).min() >= 4
+    assert draw_test_images(test, None, seed=0).labels.bincount().tolist() == [40] * 5
 
 
 def test_more_test_images_than_there_are_are_refused_before_anything_is_made(tmp_path):

@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import candidate  # noqa: E402
 import network  # noqa: E402
 import plain  # noqa: E402
-import runs  # noqa: E402
 import scaling  # noqa: E402
+import timing  # noqa: E402
 
 import genotypes  # noqa: E402
 from model import NetworkCIFAR  # noqa: E402
@@ -62,16 +62,16 @@ def test_paths_that_differ_are_not_timed(monkeypatch):
 
 def test_two_processes_that_train_one_network():
     config = scaling.Config(init_channels=2, layers=1, batch_size=4)
-    found = runs.in_processes(scaling.prepare, (config, True), 2, 1, count=2)
+    found = timing.in_processes(scaling.prepare, (config, True), 2, 1, count=2)
     assert found["training"] > 0
 
 
-def fail() -> runs.Work:
+def fail() -> timing.Prepared:
     raise OSError("no such thing")
 
 
 def test_a_process_that_fails_ends_the_measurement():
     begin = time.monotonic()
     with pytest.raises(RuntimeError, match="a process of the benchmark failed"):
-        runs.in_processes(fail, (), 2, 1)
+        timing.in_processes(fail, (), 2, 1)
     assert time.monotonic() - begin < 60

@@ -33,7 +33,7 @@ def run(script, *flags):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("name", [*COMPARED, "ours_without_levels", "ours_with_real_per_option"])
+@pytest.mark.parametrize("name", [*COMPARED, "ours_without_levels"])
 @pytest.mark.parametrize("keep", [1.0, 0.6])
 def test_every_strategy_spends_its_budget_within_the_table(tmp_path, name, keep):
     problem = Table(write_table(tmp_path / "t.csv", keep))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,32 +15,14 @@ from hypothesis import strategies as st
 import model
 from genotypes import DARTS, PDARTS
 from images import sets
-from images.augmentation import Augmentation
 from search import candidates
-from search.candidates import Job, Task, Trained, compare, train_all, train_candidate
+from search.candidates import Job, Task, TrainedCandidate, compare, load_task, train_all, train_candidate
+from train_search import Config
 
 
-def digits_task(**changes: object) -> Task:
-    images = sets.load("digits")
-    train, validation = sets.split(len(images), 0.5, seed=0, images=160)
-    half = images.subset(train)
-    task = Task(
-        train=half,
-        validation=images.subset(validation),
-        statistics=sets.statistics_of("digits", half),
-        augmentation=Augmentation.of(images.image_size, "digits", cutout=True),
-        device=torch.device("cpu"),
-        seed=0,
-        batch_size=40,
-        momentum=0.9,
-        weight_decay=3e-4,
-        grad_clip=5.0,
-        precision="float32",
-        channels_last=True,
-        recalibrate=0,
-        fingerprint="",
-    )
-    return task._replace(**changes)
+def digits_task(**flags: object) -> Task:
+    config = Config(set="digits", images=160, batch_size=40, init_channels=4, layers=3, **flags)
+    return load_task(config, torch.device("cpu"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +44,7 @@ def test_both_networks_of_a_pair_see_the_same_batches(task: Task, monkeypatch: p
         return real(network, optimizer, kept, **more)
 
     monkeypatch.setattr(candidates.loop, "train_one_epoch", spy)
-    weight_set = task.weight_set(4, 3, "test")
+    weight_set = task.weight_set("test")
     train_all(task, weight_set, [job(DARTS), job(PDARTS), job(DARTS, pair=1)])
     first, second, other_pair = seen
     assert len(first) == 2
@@ -80,7 +63,7 @@ def test_both_networks_of_a_pair_drop_the_same_paths(task: Task, monkeypatch: py
         return masks
 
     monkeypatch.setattr(model.Network, "_masks", spy)
-    weight_set = task.weight_set(4, 3, "test")
+    weight_set = task.weight_set("test")
     for this in (job(DARTS, 0.05, 0.3), job(PDARTS, 0.05, 0.3), job(DARTS, 0.05, 0.3, pair=1)):
         drawn.append([])
         train_candidate(task, weight_set, this)
@@ -97,7 +80,7 @@ def test_they_are_compared_on_the_same_clean_images(task: Task) -> None:
 
 
 def test_training_again_gives_the_same_and_leaves_the_weight_set(task: Task) -> None:
-    weight_set = task.weight_set(4, 3, "test")
+    weight_set = task.weight_set("test")
     first = train_candidate(task, weight_set, job(DARTS, drop_path_prob=0.2))
     kept = {key: tensor.clone() for key, tensor in weight_set.tensors.items()}
     torch.manual_seed(12345)
@@ -110,8 +93,9 @@ def test_training_again_gives_the_same_and_leaves_the_weight_set(task: Task) -> 
 
 
 def test_training_learns(task: Task) -> None:
-    task = task._replace(recalibrate=2)  # so few steps leave batch-norm's running statistics behind
-    weight_set = task.weight_set(8, 3, "test")
+    # So few steps leave batch-norm's running statistics behind.
+    task = task._replace(config=dataclasses.replace(task.config, recalibrate=2, init_channels=8))
+    weight_set = task.weight_set("test")
     schedule = [(0.05, 0.0)] * 12
     trained = train_candidate(task, weight_set, Job(DARTS, (0,), schedule))
     untrained = train_candidate(task, weight_set, Job(DARTS, (0,), []))
@@ -125,7 +109,9 @@ def test_the_paired_difference_and_its_standard_error(seed: int, count: int, sca
     rng = np.random.default_rng(seed)
     a, b = rng.exponential(scale, count).astype(np.float32), rng.exponential(scale, count).astype(np.float32)
     hits = torch.ones(count, dtype=torch.bool)
-    outcome = compare(Trained(torch.from_numpy(a), hits, {}), Trained(torch.from_numpy(b), hits, {}))
+    outcome = compare(
+        TrainedCandidate(torch.from_numpy(a), hits, {}), TrainedCandidate(torch.from_numpy(b), hits, {})
+    )
     difference = a.astype(np.float64) - b.astype(np.float64)
     assert math.isclose(outcome.loss_a, a.astype(np.float64).mean(), rel_tol=1e-9)
     assert math.isclose(outcome.loss_b, b.astype(np.float64).mean(), rel_tol=1e-9)
@@ -136,13 +122,13 @@ def test_the_paired_difference_and_its_standard_error(seed: int, count: int, sca
 def test_pairing_cancels_what_both_share() -> None:
     hardness = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 10
     hits = torch.ones(1000, dtype=torch.bool)
-    outcome = compare(Trained(hardness + 0.01, hits, {}), Trained(hardness, hits, {}))
+    outcome = compare(TrainedCandidate(hardness + 0.01, hits, {}), TrainedCandidate(hardness, hits, {}))
     assert outcome.standard_error < 1e-5 < 0.01
     assert math.isclose(outcome.difference, 0.01, rel_tol=1e-3)
 
 
 def test_a_diverging_candidate_has_no_finite_loss(task: Task) -> None:
-    weight_set = task.weight_set(4, 3, "test")
+    weight_set = task.weight_set("test")
     good, bad = train_all(task, weight_set, [job(DARTS), job(DARTS, learning_rate=1e30)])
     assert good.finite
     assert not bad.finite
@@ -153,9 +139,9 @@ def test_a_diverging_candidate_has_no_finite_loss(task: Task) -> None:
 
 
 def test_recalibration_replaces_the_running_statistics(task: Task) -> None:
-    weight_set = task.weight_set(4, 3, "test")
+    weight_set = task.weight_set("test")
     plain = train_candidate(task, weight_set, job(DARTS))
-    again = train_candidate(task._replace(recalibrate=2), weight_set, job(DARTS))
+    again = train_candidate(digits_task(recalibrate=2), weight_set, job(DARTS))
     assert torch.equal(plain.weights["stem.0.weight"], again.weights["stem.0.weight"])
     assert not torch.equal(plain.weights["stem.1.running_mean"], again.weights["stem.1.running_mean"])
 
@@ -171,6 +157,7 @@ def test_other_seeds_and_purposes_see_other_batches(task: Task) -> None:
 
 def test_the_full_size_is_of_these_images(task: Task) -> None:
     cell = random_cell(3)
-    parameters, _ = task.full_size(4, 3)(cell)
-    network = task.weight_set(4, 3, "test").network(cell)
+    config = dataclasses.replace(task.config, full_channels=4, full_layers=3)
+    parameters, _ = task._replace(config=config).full_size()(cell)
+    network = task.weight_set("test").network(cell)
     assert parameters == sum(parameter.numel() for parameter in network.parameters())

@@ -6,12 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genotypes
-from encoding import READINGS, CellSpace, ChoiceSpace, operation_counts
+from encoding import CellSpace, ChoiceSpace, Features, operation_counts
 from genotypes import PRIMITIVES, Genotype, validate
 
-SPACES = [
-    CellSpace(distinct_inputs=distinct, reals=reals) for distinct in (False, True) for reals in READINGS
-]
+SPACES = [CellSpace(distinct_inputs=distinct) for distinct in (False, True)]
 
 
 @st.composite
@@ -28,19 +26,17 @@ def cells(draw, distinct=False):
     return validate(Genotype(edges(), [2, 3, 4, 5], edges(), [2, 3, 4, 5]))
 
 
-@pytest.mark.parametrize("reals", READINGS)
 @settings(max_examples=100, deadline=None)
 @given(genotype=cells())
-def test_decode_inverts_encode_for_every_cell(reals, genotype):
-    space = CellSpace(reals=reals)
+def test_decode_inverts_encode_for_every_cell(genotype):
+    space = CellSpace()
     assert space.decode(space.encode(genotype)) == space.canonical(genotype)
 
 
-@pytest.mark.parametrize("reals", READINGS)
 @settings(max_examples=100, deadline=None)
 @given(genotype=cells(distinct=True))
-def test_decode_inverts_encode_with_distinct_inputs(reals, genotype):
-    space = CellSpace(distinct_inputs=True, reals=reals)
+def test_decode_inverts_encode_with_distinct_inputs(genotype):
+    space = CellSpace(distinct_inputs=True)
     assert space.decode(space.encode(genotype)) == space.canonical(genotype)
 
 
@@ -77,7 +73,7 @@ def test_features_tell_different_cells_apart_and_count_every_edge(genotype):
 def test_the_box_is_the_published_one():
     space = CellSpace()
     inputs = [2, 3, 4, 5]
-    assert space.dimensions == 32
+    assert space.positions == 32
     assert space.lower.tolist() == [0.0] * 32
     assert space.upper.tolist() == [bound for _ in range(2) for i in inputs for bound in (i, 7, i, 7)]
 
@@ -170,10 +166,9 @@ def test_published_cells_survive_and_foreign_ones_are_refused_by_name():
 @given(
     data=st.data(),
     counts=st.lists(st.integers(1, 6), min_size=1, max_size=8),
-    reals=st.sampled_from(READINGS),
 )
-def test_any_table_of_choices(data, counts, reals):
-    space = ChoiceSpace(counts, reals=reals)
+def test_any_table_of_choices(data, counts):
+    space = ChoiceSpace(counts)
     architecture = tuple(data.draw(st.integers(0, count - 1)) for count in counts)
     assert space.decode(space.encode(architecture)) == architecture
     assert len(space.neighbours(space.choices(architecture))) == sum(counts) - len(counts)
@@ -184,8 +179,6 @@ def test_table_errors_name_position_and_bounds():
         ChoiceSpace([5, 3]).encode((0, 3))
     with pytest.raises(ValueError, match="at least one choice"):
         ChoiceSpace([5, 0])
-    with pytest.raises(ValueError, match="one_per_choice, one_per_option"):
-        ChoiceSpace([5], reals="both")
 
 
 def test_operation_counts_cover_the_whole_population():
@@ -194,3 +187,20 @@ def test_operation_counts_cover_the_whole_population():
     assert counts["normal_sep_conv_3x3"] == 10
     assert counts["reduce_max_pool_3x3"] == 9
     assert sum(counts.values()) == 32
+
+
+def test_blocks_can_be_left_out_but_the_edges():
+    full = Features(CellSpace(), "cell")
+    fewer = Features(CellSpace(), "cell", without=("depths", "counts_by_cell", "edges"))
+    assert set(full.names()) - set(fewer.names()) == {"depths", "counts_by_cell"}
+    assert [fewer.names()[place] for place in fewer.interacting()] == ["edges"]
+    rows = np.zeros((2, fewer.space.positions), dtype=np.int64)
+    assert len(fewer.blocks(rows)) == len(full.blocks(rows)) - 2
+
+
+def test_depth_counts_nodes_in_a_row():
+    space = CellSpace()
+    chain, flat = space.upper - 0.5, space.lower + 0.5  # last inputs, first inputs
+    deep, shallow = Features(space, "cell").blocks(np.stack([space.read(chain), space.read(flat)]))[-1]
+    assert (deep >= shallow).all()
+    assert (deep > shallow).any()

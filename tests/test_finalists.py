@@ -10,12 +10,14 @@ from test_candidates import digits_task
 
 from genotypes import DARTS, PDARTS
 from search import finalists
-from search.candidates import Trained
+from search.candidates import TrainedCandidate
 from search.record import Finalist
 
 
 def finalist(*losses: float) -> Finalist:
-    return Finalist(DARTS, Trained(torch.tensor(losses), torch.ones(len(losses), dtype=torch.bool), {}))
+    return Finalist(
+        DARTS, TrainedCandidate(torch.tensor(losses), torch.ones(len(losses), dtype=torch.bool), {})
+    )
 
 
 def test_the_lowest_loss_wins_and_nan_never() -> None:
@@ -27,12 +29,11 @@ def test_the_lowest_loss_wins_and_nan_never() -> None:
 
 
 def test_finalists_train_alike_whoever_else_does() -> None:
-    task = digits_task()
-    settings = {"C": 4, "layers": 3, "epochs": 2, "learning_rate": 0.05}
-    both = finalists.train_from_scratch(task, [DARTS, PDARTS], **settings)
-    alone = finalists.train_from_scratch(task, [PDARTS], **settings)
+    task = digits_task(final_epochs=2, final_learning_rate=0.05)
+    both = finalists.train_from_scratch(task, [DARTS, PDARTS])
+    alone = finalists.train_from_scratch(task, [PDARTS])
     assert torch.equal(both[1].trained.losses, alone[0].trained.losses)
-    network = finalists.trained_network(task, both[0], 4, 3)
+    network = finalists.trained_network(task, both[0])
     state = network.state_dict()
     assert torch.equal(state["classifier.weight"], both[0].trained.weights["classifier.weight"])
     again = finalists.evaluate(network, task.clean(task.validation)).losses

@@ -2,18 +2,23 @@
 
 import json
 import math
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from encoding import CellSpace, ChoiceSpace
-from features import Features
+from encoding import CellSpace, Features
 from genotypes import Genotype
 from pair_predictor import PairPredictor
 
-SPACE = ChoiceSpace([4] * 6)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from table_space import TableSpace
+
+SPACE = TableSpace([4] * 6)
 
 
 class World:
@@ -191,13 +196,13 @@ def test_levels_are_used_where_they_hold_and_ignored_where_they_drift():
 @pytest.mark.parametrize("number", [40, 60])
 def test_exact_losses_that_are_looked_at_twice_do_not_make_the_rest_look_sure(number):
     """All met one architecture, so levels repeat what differences say; a part of each loss has no feature."""
-    space, rng, own = ChoiceSpace([5] * 6), np.random.default_rng(2), {}
-    features = Features(space)
-    blocks = features.blocks(np.zeros((1, 6), dtype=np.int64), "graph by source")
+    space, rng, own = TableSpace([5] * 6), np.random.default_rng(2), {}
+    features = Features(space, "graph by source")
+    blocks = features.blocks(np.zeros((1, 6), dtype=np.int64))
     weights = [rng.normal(size=block.shape[1]) for block in blocks]
 
     def loss(architecture):
-        found = features.blocks(np.array([architecture]), "graph by source")
+        found = features.blocks(np.array([architecture]))
         told = sum(float(block[0] @ weight) for block, weight in list(zip(found, weights, strict=True))[1:])
         return told + own.setdefault(architecture, 0.2 * rng.normal())
 

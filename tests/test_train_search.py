@@ -26,6 +26,7 @@ import visualize
 from common import checkpoint
 from common.flags import parse
 from model import NetworkCIFAR
+from search.run import make_search
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -366,13 +367,13 @@ def test_distinct_inputs_hold_in_every_cell(search, plain) -> None:
 @pytest.mark.parametrize(
     ("flags", "name", "value"),
     [
-        ("--no_decide", "use_decide", False),
+        ("--no_decide", "decide", False),
         ("--audit_share 0.5", "audit_share", 0.5),
     ],
 )
 def test_flags_that_need_a_sure_predictor_reach_it(flags: str, name: str, value: object) -> None:
     def made(*flags: str):
-        return train_search.make_search(parse(train_search.Config, flags), None)
+        return make_search(parse(train_search.Config, flags), None).settings
 
     assert getattr(made(*flags.split()), name) == value != getattr(made(), name)
 

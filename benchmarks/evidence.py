@@ -1,4 +1,4 @@
-"""What every benchmark shares: timings by turns, where they were measured, JSON that is never overwritten."""
+"""What every benchmark leaves: its values and where they were measured, in JSON that is never overwritten."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 from common.flags import check_new_file
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def alternate(variants: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
-    """Images per second of each variant, `repeats` times, by turns: a busy moment then hits all of them.
-
-    A variant processes some images and returns how many. One round before the first is not counted.
-    """
-    for run in variants.values():
-        run()
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(repeats):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            count = run()
-            rates[name].append(count / (time.perf_counter() - start))
-    return rates
-
-
-def table(rates: Mapping[str, list[float]], baseline: str) -> str:
-    """Median, smallest and largest rate of each variant, and the median of the ratios within each round."""
-    width = max(len(name) for name in rates)
-    lines = [f"{'images/s':{width}}  {'median':>9}  {'smallest':>9}  {'largest':>9}  times {baseline!r}"]
-    for name, values in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(values, rates[baseline], strict=True))
-        figures = "  ".join(f"{x:9,.0f}" for x in (statistics.median(values), min(values), max(values)))
-        lines.append(f"{name:{width}}  {figures}  {ratio:8.2f}")
-    return "\n".join(lines)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

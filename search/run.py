@@ -1,0 +1,205 @@
+"""A search that is under way: opening it, comparing a group of pairs, its checkpoint.
+
+The tables are written anew from the same state that the checkpoint holds, so they never disagree with it,
+whenever the program is killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import threadpoolctl
+import torch
+
+from common import checkpoint, distributed
+from common.flags import PLACES
+from common.run_folder import RunFolder
+from encoding import CellSpace
+from genotypes import Genotype, from_json, to_json
+from images import sets
+from model_search import FullSize, WeightSet
+from search.candidates import Job, Task, TrainedCandidate, compare, load_task, train_all
+from search.paired_search import Comparison, PairedSearch, Settings
+from search.record import Finalist, Record, in_one_line
+from training.schedule import cosine
+
+MAY_DIFFER = ("data", "device", "record")  # flags of train_search.py, when a run goes on
+NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """All parts of a search; `config` is train_search.py's. What changes is in search, weight_set, record."""
+
+    config: Any
+    task: Task
+    search: PairedSearch
+    weight_set: WeightSet
+    full_size: FullSize
+    folder: RunFolder
+    record: Record
+
+    def compare_group(self, group: list[Comparison], progress: float) -> None:
+        """Train what must be trained of a group, tell and note the outcomes, merge the weights in pair order.
+
+        `progress` is the share of the search that is over, in [0, 1): the schedules follow it.
+        """
+        config, generation = self.config, group[0].generation
+        begin = time.perf_counter()
+        learning_rate = cosine(progress, config.learning_rate, config.learning_rate_min)
+        drop_path_prob = config.drop_path_prob * progress
+        trained = self._train(group, [(learning_rate, drop_path_prob)])
+        seconds = (time.perf_counter() - begin) / max(1, len(trained))
+        for comparison in group:
+            if comparison.pair not in trained:
+                self.record.add(comparison, None, self.search.tell(comparison, None), 0.0)
+                continue
+            a, b = trained[comparison.pair]
+            outcome = compare(a, b)
+            fast = self.search.tell(comparison, outcome)
+            self.record.add(comparison, outcome, fast, seconds)
+            self._merge(comparison, fast, a, b)
+        if self.search.generation > generation:
+            row = self.record.end_generation(self.search, learning_rate, drop_path_prob)
+            self.folder.log.info(in_one_line(row, config.generations))
+
+    def _train(
+        self, group: list[Comparison], schedule: list[tuple[float, float]]
+    ) -> dict[int, list[TrainedCandidate]]:
+        """Both candidates of each pair that the predictor does not decide, by the pair's number."""
+        pairs = [comparison for comparison in group if comparison.decided_by != "predictor"]
+        jobs = [Job(cell, (one.generation, one.pair), schedule) for one in pairs for cell in (one.a, one.b)]
+        results = train_all(self.task, self.weight_set, jobs)
+        return {one.pair: results[2 * i : 2 * i + 2] for i, one in enumerate(pairs)}
+
+    def _merge(
+        self, comparison: Comparison, fast: str | None, a: TrainedCandidate, b: TrainedCandidate
+    ) -> None:
+        """Give the weights of a pair to the weight set; a candidate that diverged gives none."""
+        for side, candidate in (("a", a), ("b", b)):
+            if not candidate.finite:
+                where = f"generation {comparison.generation + 1}, pair {comparison.pair}"
+                self.folder.log.warning(
+                    f"{where}: candidate {side} diverged (loss {candidate.loss}) and loses"
+                )
+        if fast is not None:
+            winning, losing = (a, b) if fast == "a" else (b, a)
+            self.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
+
+    def save(self) -> None:
+        """Write the checkpoint, and then the tables. The checkpoint before stays beside it."""
+        if not distributed.is_main():
+            return
+        record = self.record
+        state = {
+            "kind": "search",
+            "images": self.task.fingerprint,
+            "settings": _settings(self.config),
+            "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
+            "search": self.search.state_dict(),
+            "weights": self.weight_set.state_dict(),
+            "history": record.history,
+            "generations": record.generations,
+            "finalists": [(to_json(finalist.genotype), *finalist.trained) for finalist in record.finalists],
+        }
+        checkpoint.save(self.folder.checkpoint, state, keep_previous=True)
+        self._write_tables()
+
+    def _write_tables(self) -> None:
+        self.folder.write_table("history.csv", self.record.history)
+        self.folder.write_table("generations.csv", self.record.generations)
+
+    def load_checkpoint(self) -> str | None:
+        """Go on from the folder's newest good checkpoint; a run stopped before its first one starts anew.
+
+        Returns what was wrong with a newer checkpoint, if anything was. Raises ValueError where none is good,
+        where it is another run's, where the images are not the ones that the run began with, or where another
+        program works in the folder.
+        """
+        folder, path = self.folder, self.folder.checkpoint
+        folder.lock()
+        if not path.exists() and not checkpoint.previous(path).exists():
+            return None
+        state, problem = checkpoint.load_newest(path, "search")
+        if missing := NEEDED - set(state):
+            raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
+        if state["settings"] != _settings(self.config):
+            raise ValueError(f"{path}: the checkpoint of a run with other settings than {folder.path}'s")
+        if state["images"] != self.task.fingerprint:
+            raise ValueError(f"--resume {folder.path}: --data holds other images than the run began with")
+        try:
+            self._load_state(state)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: no checkpoint of this version ({error!r})") from None
+        self._write_tables()
+        if problem:
+            folder.fall_back()
+        return problem
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self.search.load_state_dict(_arrays(state["search"]))
+        self.weight_set.load_state_dict(state["weights"])
+        self.record.history = state["history"]
+        self.record.generations = state["generations"]
+        self.record.finalists = [
+            Finalist(from_json(cell), TrainedCandidate(*trained)) for cell, *trained in state["finalists"]
+        ]
+
+
+def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[SearchRun, sets.ImageSet]:
+    """The search of these flags at its beginning, whose folder is `path`; and the test images, on the CPU.
+
+    Nothing is read from the folder or written. Raises ValueError that names a flag where the images are
+    missing or too few.
+    """
+    task, test = load_task(config, device)
+    full_size = task.full_size()
+    search = make_search(config, full_size)
+    # One thread, or the predictor's sums would depend on the number of processes. Not before the predictor is
+    # made: only libraries that are loaded are limited, and it loads SciPy.
+    threadpoolctl.threadpool_limits(1, "blas")
+    weight_set = task.weight_set("weight set")
+    return SearchRun(config, task, search, weight_set, full_size, RunFolder(path), Record()), test
+
+
+def make_search(config: Any, full_size: FullSize) -> PairedSearch:
+    """The population and its predictor, as the flags say."""
+    return PairedSearch(
+        space=CellSpace(distinct_inputs=config.distinct_inputs),
+        settings=Settings(
+            pop_size=config.pop_size,
+            generations=config.generations,
+            seed=config.seed,
+            pairs_per_sync=config.pairs_per_sync,
+            strategy=config.strategy,
+            rank=config.rank,
+            screen=config.screen,
+            decide=config.decide,
+            audit_share=config.audit_share,
+        ),
+        accept=size_limit(config, full_size),
+    )
+
+
+def size_limit(config: Any, full_size: FullSize) -> Callable[[Genotype], bool] | None:
+    """Whether a cell keeps to the limits; None where there are none."""
+    limits = (config.max_parameters, config.max_multiply_adds)
+    if limits == (None, None):
+        return None
+    return lambda cell: full_size.within(cell, *limits)
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """The settings that make a run what it is, wherever it runs."""
+    return {name: value for name, value in asdict(config).items() if name not in (*PLACES, *MAY_DIFFER)}
+
+
+def _arrays(value: Any) -> Any:
+    """The same nested value with NumPy arrays where a checkpoint keeps tensors."""
+    if isinstance(value, Mapping):
+        return {key: _arrays(entry) for key, entry in value.items()}
+    return value.numpy() if hasattr(value, "numpy") else value

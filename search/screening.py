@@ -1,0 +1,58 @@
+"""Where a slow learner goes when the predictor helps: among its moves, relatives of the best, and uphill.
+
+The score of an architecture is its expected improvement over the best one known. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from encoding import ChoiceSpace, Integers, Reals
+
+if TYPE_CHECKING:  # not imported, as SciPy would make --help wait
+    from pair_predictor import Posterior
+
+PARENTS = 10  # the best known architectures, whose children are proposed
+STARTS = 3  # proposals from which the steps uphill begin
+RANKED = 1000  # architectures that are returned
+
+
+def promising(
+    space: ChoiceSpace,
+    posterior: Posterior,
+    moves: Reals,
+    known: Integers,
+    banned: set[tuple[int, ...]],
+    rng: np.random.Generator,
+) -> list[Integers]:
+    """Choices in order of expected improvement, best first; none of them `banned`.
+
+    Proposed are `moves` (n, reals), as many mutated children of the best of `known` (n, positions), and all
+    that is met on the way uphill from the best proposals.
+    """
+    best = known[np.argsort(-posterior.mean(known), kind="stable")[:PARENTS]]
+    proposals = [space.read(vector) for vector in moves]
+    for _ in range(len(moves)):
+        first, second = (best[rng.integers(len(best))] for _ in range(2))
+        proposals.append(space.mutate(space.cross(first, second, rng), rng))
+    scores: dict[tuple[int, ...], float] = {}
+
+    def score(rows: Integers) -> list[tuple[int, ...]]:
+        """Score those of the rows that are not banned, and return them."""
+        values = posterior.improvement(rows, best[0])
+        found = [(tuple(row), value) for row, value in zip(rows.tolist(), values.tolist(), strict=True)]
+        allowed = {row: value for row, value in found if row not in banned}
+        scores.update(allowed)
+        return list(allowed)
+
+    score(np.array(proposals))
+    for here in sorted(scores, key=scores.__getitem__, reverse=True)[:STARTS]:
+        while True:
+            around = score(space.neighbours(np.array(here)))
+            top = max(around, key=scores.__getitem__, default=here)
+            if scores[top] <= scores[here]:
+                break
+            here = top
+    return [np.array(row) for row in sorted(scores, key=scores.__getitem__, reverse=True)[:RANKED]]
