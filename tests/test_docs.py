@@ -1,0 +1,347 @@
+"""README.md and docs/: links lead somewhere, commands are right, figures are those of the records."""
+
+import functools
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch.distributed.run
+from conftest import ROOT
+from PIL import Image
+
+import genotypes
+from common.flags import parse
+
+sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other
+
+RECORDS = ROOT / "benchmarks" / "records"
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
+MANUAL = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*MANUAL, ROOT / "CHANGELOG.md", ROOT / "LOG.md", RECORDS / "README.md", *RECORDS.glob("*/README.md")]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TORCHRUN = torch.distributed.run.get_args_parser()
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return FENCE.sub("", page.read_text())
+
+
+# --- links
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind #, as GitHub derives it from the headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(page)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for link in links(page):
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        if (
+            not target.exists()
+            or not target.is_relative_to(ROOT)
+            or (anchor and anchor not in anchors(target))
+        ):
+            broken.append(link)
+    assert not broken
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert {name_of(page) for page in MANUAL[1:]} <= {link.partition("#")[0] for link in links(README)}
+
+
+def test_every_record_is_listed() -> None:
+    listed = {link.strip("/") for link in links(RECORDS / "README.md") if not link.startswith("..")}
+    assert listed == {path.name for path in RECORDS.iterdir() if path.is_dir()}
+
+
+# --- commands
+
+
+class Command(NamedTuple):
+    """A command line of a page, as words."""
+
+    page: str
+    words: tuple[str, ...]
+
+    def split(self) -> tuple[str, list[str]]:
+        """The script that it starts, and the flags that this script gets."""
+        if self.words[0] == "python":
+            return self.words[1], list(self.words[2:])
+        started = TORCHRUN.parse_args(self.words[1:])
+        return started.training_script, started.training_script_args
+
+    def __str__(self) -> str:
+        return f"{self.page}: {' '.join(self.words)}"
+
+
+def commands(page: Path) -> list[Command]:
+    """Every line of the blocks of shell code; in the text, what stands in backquotes and starts a script."""
+    blocks = [body for language, body in FENCE.findall(page.read_text()) if language == "sh"]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`((?:python|torchrun|make) [^`]*[^`.])`", prose(page))
+    split = (shlex.split(line, comments=True) for line in lines)
+    return [Command(name_of(page), tuple(words)) for words in split if words]
+
+
+COMMANDS = list(dict.fromkeys(command for page in MANUAL for command in commands(page)))
+STARTED = [command for command in COMMANDS if command.words[0] in ("python", "torchrun")]
+
+
+@functools.cache
+def script(path: str) -> ModuleType:
+    """A script by its path: Python's standard library has a package `test` too."""
+    specification = importlib.util.spec_from_file_location(f"docs_{Path(path).stem}", ROOT / path)
+    assert specification is not None, path
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[module.__name__] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of somebody who follows the pages: what the commands take for granted is there."""
+    for part in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for number in range(6):
+                image = Image.fromarray(np.full((40, 36, 3), 40 * number + 20 * label, dtype=np.uint8))
+                image.save(tmp_path / "images" / part / name / f"{number}.png")
+    for name in ("scan1.png", "scan2.png"):
+        Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "RUN").mkdir()
+    for file in (tmp_path / "RUN" / "genotype.json", tmp_path / "cell.json"):
+        file.write_text(genotypes.to_json(genotypes.lookup("DARTS")))
+    (tmp_path / "trained_model").symlink_to(ROOT / "trained_model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", STARTED, ids=str)
+def test_every_command_is_accepted(
+    command: Command, visitor: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as that can be said before it has data, a GPU or a network; runs under runs/ are imagined."""
+    path, given = command.split()
+    for word in given:
+        if word.startswith("runs/") and Path(word).suffix == "":
+            Path(word).mkdir(parents=True)
+            (Path(word) / "genotype.json").write_text((visitor / "cell.json").read_text())
+    try:
+        parse(script(path).Config, given)
+    except SystemExit as stop:
+        if stop.code not in (0, None):  # 0: --help
+            pytest.fail(capsys.readouterr().err)
+
+
+def test_every_other_command_is_a_target_of_make() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    others = [command for command in COMMANDS if command not in STARTED]
+    assert len(others) >= 2
+    for command in others:
+        assert command.words[0] == "make", command
+        assert command.words[1] in targets, command
+
+
+SMALL = {
+    "train_search.py": "--images 12 --pop_size 2 --generations 1 --finalists 1 --final_epochs 1",
+    "train.py": "--epochs 1",
+}
+
+
+def on_small_settings(path: str, given: list[str], number: int) -> str:
+    """Flags that make a training or a search short, in a folder of its own; they come last and win."""
+    if path not in SMALL or "--resume" in given:
+        return ""
+    flags = [SMALL[path]]
+    flags += [] if "--weights" in given else ["--init_channels 4 --layers 3"]
+    flags += ["--batch_size 6"] if "folder" in given else []
+    flags += [] if "--save" in given else [f"--save runs/{number}"]
+    return " ".join(flags)
+
+
+@pytest.mark.parametrize(
+    ("page", "scripts"),
+    [
+        ("README.md", {"train_search.py", "train.py", "test.py", "visualize.py"}),
+        ("docs/data.md", {"train_search.py", "train.py"}),
+    ],
+)
+def test_the_commands_of_a_page_work_one_after_the_other(page: str, scripts: set, visitor: Path, run) -> None:
+    """On small settings; those that need CIFAR-10 or ImageNet, which are not here, are left out."""
+    done = set()
+    for number, command in enumerate(STARTED):
+        path, given = command.split()
+        if command.page != page or {"cifar10", "imagenet"} & set(given):
+            continue
+        code, _, err = run(script(path), *given, on_small_settings(path, given, number))
+        assert code == 0, f"{command}: {err}"
+        done.add(path)
+    assert done == scripts
+
+
+# --- names
+
+
+def test_every_flag_that_is_named_exists() -> None:
+    known = set(TORCHRUN._option_string_actions) | {"--help"}
+    for path in {command.split()[0] for command in STARTED}:
+        known |= {f"--{no}{field.name}" for field in fields(script(path).Config) for no in ("", "no_")}
+    for page in MANUAL:
+        named = set(re.findall(r"(?<![\w-])--\w+", prose(page)))
+        assert named <= known, name_of(page)
+
+
+def test_the_table_of_a_searchs_flags_is_complete() -> None:
+    page = (ROOT / "docs" / "searching.md").read_text()
+    named = set(re.findall(r"`--(\w+)`", page))
+    assert {field.name for field in fields(script("train_search.py").Config)} <= named
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for page in MANUAL:
+        for name in re.findall(r"`([\w/]+\.py)`", prose(page)):
+            assert (ROOT / name).is_file(), f"{name_of(page)}: {name}"
+
+
+def test_the_readme_names_every_file_and_folder_of_the_root() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("no clone: what belongs to the project is not known")
+    tracked = listed.stdout.splitlines()
+    entries = {name for name in tracked if "/" not in name and name.endswith(".py")}
+    entries |= {f"{name.split('/')[0]}/" for name in tracked if "/" in name and name[0] != "."}
+    table = README.read_text().partition("\n## Files\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`(.+?)`", " ".join(rows))) == sorted(entries)
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len(README.read_text().splitlines()) <= 200
+
+
+# --- figures
+
+
+def record(path: str) -> dict:
+    return json.loads((RECORDS / path).read_text())
+
+
+def rows_of(page: Path, *path: str) -> list[list[str]]:
+    """The cells of the first table behind some words (one after the other), without its head and stars."""
+    text = page.read_text()
+    for words in path:
+        assert words in text, words
+        text = text.partition(words)[2]
+    table = re.search(r"^\|.*?(?=\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert table is not None, path
+    lines = table.group().replace("*", "").splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def mean_and_sd(spread: dict, scale: float = 1) -> str:
+    return f"{scale * spread['mean']:.2f} ({scale * spread['sd']:.2f})"
+
+
+SEARCHES = "2026-11-24-search-tables/"
+STRATEGIES = ("ours", "slow_fast", "random", "evolution", "local", "gaussian_process")
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        ("NAS-Bench-201, CIFAR-10", ("nasbench201",)),
+        ("The same, seeing only", ("nasbench201_noisy",)),
+        ("The DARTS space, by", ("darts_ours", "darts_others", "darts_gp")),
+    ],
+)
+def test_searches_on_tables(words: str, files: tuple[str, ...]) -> None:
+    found: dict = {}
+    for file in files:
+        found |= record(f"{SEARCHES}{file}.json")["strategies"]
+    rows = rows_of(RESULTS, "## On tables of trained networks", words)
+    assert len(rows) == len(STRATEGIES)
+    for strategy, (_, *printed) in zip(STRATEGIES, rows, strict=True):
+        assert [cell for cell in printed if cell] == [mean_and_sd(x) for x in found[strategy].values()], (
+            strategy
+        )
+
+
+def test_the_readmes_results() -> None:
+    printed = [row[1:4] for row in rows_of(README, "## Results")]
+    expected = []
+    for files in (("nasbench201",) * 2, ("nasbench201_noisy",) * 2, ("darts_ours", "darts_others")):
+        ours, others = (record(f"{SEARCHES}{file}.json")["strategies"] for file in files)
+        found = (ours["ours"], others["slow_fast"], others["random"])
+        expected.append([mean_and_sd(strategy["50"]) for strategy in found])
+    images = record("2026-11-24-search-on-images/cifar10-jpeg-100.json")["strategies"]
+    expected.append([mean_and_sd(images[name]["test_error"], 100) for name in STRATEGIES[:3]])
+    digits = record("2026-11-24-search-digits/found_cell.json")["test_error"]
+    cells = {name: {"mean": np.mean(errors), "sd": np.std(errors, ddof=1)} for name, errors in digits.items()}
+    expected.append([mean_and_sd(cells["found"], 100), "", mean_and_sd(cells["random"], 100)])
+    assert printed == expected
+
+
+CHANGES = (  # in the order of the table
+    *("ours", "ours_without_screen", "ours_without_levels", "ours_without_decide", "ours_without_rank"),
+    *("ours_with_mixed_pairs", "ours_with_4_proposals", "ours_with_64_proposals", "ours_with_short_steps"),
+    *("ours_with_confidence_0.9", "ours_with_half_audited", "ours_with_real_per_option"),
+)
+
+
+def test_what_each_part_brings() -> None:
+    files = [f"{SEARCHES}ablation_{name}.json" for name in ("nasbench201", "nasbench201_noisy", "darts")]
+    tables = [record(file)["strategies"] for file in files]
+    rows = rows_of(RESULTS, "## What each part brings")
+    for name, (_, *printed) in zip(CHANGES, rows, strict=True):
+        found = [[f"{table[name][budget]['mean']:.2f}" for budget in ("50", "100")] for table in tables]
+        assert printed == [" / ".join(means) for means in found], name
+
+
+@pytest.mark.parametrize(("words", "file"), [("probabilities", "nasbench201"), ("ECE of these", "darts")])
+def test_how_well_the_predictor_ranks(words: str, file: str) -> None:
+    found = record(f"2026-11-24-predictor-tables/predictor_{file}.json")
+    rows = iter(rows_of(RESULTS, "## How well the predictor ranks", words))
+    for kind in ("labelled", "pairs", "differences"):
+        if kind != "differences":
+            assert [cell for cell in next(rows)[1:] if cell] == list(found[kind])
+        for value in (lambda x: x["tau"]["mean"], lambda x: x["expected_calibration_error"]):
+            assert [cell for cell in next(rows)[1:] if cell] == [
+                f"{value(x):.3f}" for x in found[kind].values()
+            ]
+
+
+def test_the_checkpoints_errors() -> None:
+    cards = {
+        path.stem: json.loads(path.read_text())["result"] for path in (ROOT / "trained_model").glob("*.json")
+    }
+    rows = {row[0]: row for row in rows_of(RESULTS, "## The checkpoints in")}
+    assert len(cards) == 3
+    for name, result in cards.items():
+        error = f"{100 * result['test_error']:.2f}%"
+        low, high = (f"{100 * limit:.2f}" for limit in result["test_interval"])
+        assert rows[f"`{name}.pt`"][3] == f"{error} ({low} to {high})"
+        assert error in README.read_text()
