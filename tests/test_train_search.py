@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, TINY, TORCHRUN, Program, one_line, results, rows
+from test_report import Page
 from test_test import script as test_script
-from test_visualize import Page
 
 import genotypes
 import train
