@@ -23,11 +23,12 @@ from images import sets
 from search.candidates import Job, train_all
 from test_candidates import digits_task
 from genotypes import DARTS, PDARTS, RelativeNAS
+from utils import say
 
 device = distributed.init("cpu")
 rank = distributed.rank()
 assert distributed.world_size() == 2 and distributed.is_main() == (rank == 0)
-distributed.say("only once")
+say("only once")
 assert distributed.broadcast_object(f"from {rank}") == "from 0"
 assert distributed.broadcast_object(f"from {rank}", 1) == "from 1"
 
@@ -49,7 +50,7 @@ assert torch.allclose(shared[:-3], alone[:-3], atol=1e-6), (shared, alone)
 torch.set_num_threads(1)
 task = digits_task()
 jobs = [Job(cell, (0, 0), [(0.05, 0.1)]) for cell in (DARTS, PDARTS, RelativeNAS)]
-results = train_all(task, task.weight_set(4, 3, "test"), jobs)
+results = train_all(task, task.weight_set("test"), jobs)
 if rank == int(sys.argv[2]):
     torch.save([(r.losses, r.correct, r.weights) for r in results], sys.argv[3])
 distributed.barrier()
@@ -117,7 +118,7 @@ def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
 
     task = digits_task()
     jobs = [Job(cell, (0, 0), [(0.05, 0.1)]) for cell in (DARTS, PDARTS, RelativeNAS)]
-    expected = train_all(task, task.weight_set(4, 3, "test"), jobs)
+    expected = train_all(task, task.weight_set("test"), jobs)
     found = torch.load(tmp_path / "results.pt", weights_only=True)
     for one, (losses, correct, weights) in zip(expected, found, strict=True):
         assert torch.equal(one.losses, losses)
