@@ -14,17 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from common import checkpoint, distributed
-from common.flags import check_new_file, run_script
-from images import sets
-from model import NetworkCIFAR, count
-from training import card
+from common.flags import check_new_file, parse, run_script
 from training.config import EvaluationConfig
-from training.evaluation import check_finite, report
-from training.inference import export_onnx, fold_batch_norm
-from training.weights import facts_of_file, facts_of_flags, load_network, place
 
 PUBLISHED = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
 NO_EFFECT = {  # what has none where images are named or the network is written, instead of a test
@@ -59,6 +50,21 @@ class Config(EvaluationConfig):
         for name in NO_EFFECT.get(instead, ()):
             if getattr(self, name) != getattr(Config, name):
                 raise ValueError(f"--{name} {getattr(self, name)}: has no effect with --{instead}")
+
+
+if __name__ == "__main__":
+    config = parse(Config)  # first: what is imported below takes seconds
+
+import torch
+
+from common import checkpoint, distributed
+from images import sets
+from model import NetworkCIFAR, count
+from training import card
+from training.evaluation import check_finite, report
+from training.inference import export_onnx, fold_batch_norm
+from training.weights import facts_of_file, facts_of_flags, load_network, place
+from utils import say
 
 
 @dataclass
@@ -161,7 +167,7 @@ def match_classes(images: sets.ImageSet, loaded: Loaded, name: str, folder: str)
         if name == loaded.set:
             where = "network" if odd[0] in wanted else "folder"
             raise ValueError(f"--data {folder}: class {odd[0]!r} is one of the {where} only")
-        distributed.say(f"{name} has other classes than the network ({odd[0]!r}, ...): matched by number")
+        say(f"{name} has other classes than the network ({odd[0]!r}, ...): matched by number")
         return images
     labels = torch.tensor([wanted.index(each) for each in given])
     return sets.ImageSet(images.images, labels[images.labels], tuple(wanted))
@@ -170,7 +176,7 @@ def match_classes(images: sets.ImageSet, loaded: Loaded, name: str, folder: str)
 def test(network: NetworkCIFAR, loaded: Loaded, config: Config, size: tuple[int, int]) -> None:
     """Test on all test images, and print and write what was found; `size`: parameters and multiply-adds."""
     name, images, statistics = load_images(config, loaded)
-    distributed.say(f"{config.model_path}: trained on {loaded}; tested on {len(images)} images of {name}")
+    say(f"{config.model_path}: trained on {loaded}; tested on {len(images)} images of {name}")
     batches = sets.batches(
         images.to(next(network.parameters()).device),
         config.batch_size,
@@ -195,8 +201,8 @@ def predict(network: NetworkCIFAR, loaded: Loaded, config: Config) -> None:
     names = loaded.classes or [f"class {label}" for label in range(network.num_classes)]
     for path, shares, labels in zip(paths, best.values, best.indices, strict=True):
         found = [f"{names[i]} {share:.1%}" for share, i in zip(shares.tolist(), labels.tolist(), strict=True)]
-        distributed.say(f"{path}: {', '.join(found)}")
+        say(f"{path}: {', '.join(found)}")
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, config)

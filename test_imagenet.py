@@ -13,16 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import checkpoint, distributed
-from common.flags import check_range, run_script
-from images import sets
-from images.large import LargeImages
-from model import NetworkImageNet, count
-from training import card
+from common.flags import check_range, parse, run_script
+from images.files import SMALLEST_IMAGE
 from training.config import EvaluationConfig
-from training.evaluation import report
-from training.inference import fold_batch_norm
-from training.weights import facts_of_file, facts_of_flags, load_network, place
 
 PUBLISHED = {"arch": "RelativeNAS", "init_channels": 46, "layers": 14, "image_size": 224}
 
@@ -48,8 +41,21 @@ class Config(EvaluationConfig):
         """Raise ValueError for what cannot work, whatever the images are."""
         check_range(self, "init_channels", 2, 1024)
         check_range(self, "workers", 0)
-        check_range(self, "image_size", sets.SMALLEST_IMAGE)
+        check_range(self, "image_size", SMALLEST_IMAGE)
         super().check()
+
+
+if __name__ == "__main__":
+    config = parse(Config)  # first: what is imported below takes seconds
+
+from common import checkpoint, distributed
+from images.large import LargeImages
+from model import NetworkImageNet, count
+from training import card
+from training.evaluation import report
+from training.inference import fold_batch_norm
+from training.weights import facts_of_file, facts_of_flags, load_network, place
+from utils import say
 
 
 def main(config: Config) -> None:
@@ -59,9 +65,7 @@ def main(config: Config) -> None:
     images = load_images(config, network.image_size[0], network.num_classes, classes)
     size = count(network)
     network = place(fold_batch_norm(network) if config.fold else network, config.channels_last, device)
-    distributed.say(
-        f"{config.model_path}: trained on {trained}; tested on {len(images)} images of {config.data}"
-    )
+    say(f"{config.model_path}: trained on {trained}; tested on {len(images)} images of {config.data}")
     batches = images.batches(
         config.batch_size,
         device,
@@ -105,4 +109,4 @@ def load_images(config: Config, size: int, num_classes: int, classes: list[str] 
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, config)

@@ -14,21 +14,9 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
-from common import distributed
-from common.flags import check_installed, check_range, run_script
-from common.run_folder import RunFolder, new_name, resume
-from images import sets
-from images.augmentation import Augmentation
-from model import NetworkCIFAR
-from training import loop
+from common.flags import check_installed, check_range, parse, run_script
+from images.files import SMALLEST_IMAGE
 from training.config import TrainingConfig
-from training.evaluation import Batches
-from training.precision import choose_precision
-from training.run import TrainingRun
-from training.weights import draw_network
-from utils import derive_seed
 
 
 @dataclass(frozen=True)
@@ -69,11 +57,29 @@ class Config(TrainingConfig, ImageFlags):  # the fields of the last one come fir
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "image_size", sets.SMALLEST_IMAGE)
+        check_range(self, "image_size", SMALLEST_IMAGE)
         check_range(self, "drop_path_prob validate", 0, 0.99)
         check_range(self, "ema", 0, 0.999999)
         super().check()
         check_installed(self, "tensorboard")
+
+
+if __name__ == "__main__":
+    config = parse(Config)  # first: what is imported below takes seconds
+
+import torch
+
+from common import distributed
+from common.run_folder import RunFolder, new_name, resume
+from images import sets
+from images.augmentation import Augmentation
+from model import NetworkCIFAR
+from training import loop
+from training.evaluation import Batches
+from training.precision import choose_precision
+from training.run import TrainingRun
+from training.weights import draw_network
+from utils import derive_seed
 
 
 def main(config: Config) -> None:
@@ -169,4 +175,4 @@ def load(config: Config, device: torch.device) -> Images:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, config)

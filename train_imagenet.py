@@ -14,21 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from common import distributed
-from common.flags import check_range, run_script
-from common.run_folder import RunFolder, new_name, resume
-from images import sets
-from images.large import LargeImages
-from images.sets import IMAGENET_STATISTICS
-from model import NetworkImageNet
-from training import loop
+from common.flags import check_range, parse, run_script
+from images.files import SMALLEST_IMAGE
 from training.config import TrainingConfig
-from training.evaluation import Batches
-from training.precision import choose_precision
-from training.run import TrainingRun
-from training.weights import draw_network
 
 
 @dataclass(frozen=True)
@@ -64,9 +52,26 @@ class Config(TrainingConfig, ImageFlags):  # the fields of the last one come fir
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
         check_range(self, "init_channels", 2, 1024)
-        check_range(self, "image_size", sets.SMALLEST_IMAGE)
+        check_range(self, "image_size", SMALLEST_IMAGE)
         check_range(self, "workers", 0)
         super().check()
+
+
+if __name__ == "__main__":
+    config = parse(Config)  # first: what is imported below takes seconds
+
+import torch
+
+from common import distributed
+from common.run_folder import RunFolder, new_name, resume
+from images.large import LargeImages
+from images.sets import IMAGENET_STATISTICS
+from model import NetworkImageNet
+from training import loop
+from training.evaluation import Batches
+from training.precision import choose_precision
+from training.run import TrainingRun
+from training.weights import draw_network
 
 
 def main(config: Config) -> None:
@@ -152,4 +157,4 @@ def load(config: Config, device: torch.device) -> Images:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, config)

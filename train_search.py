@@ -14,16 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 import tyro
-from tqdm import tqdm
 
 import genotypes
-from common import distributed
-from common.flags import check_range, check_save, run_script
-from common.run_folder import new_name, resume
-from search.finalists import check_recordable, finish, finished_before
-from search.run import MAY_DIFFER, SearchRun, open_search
+from common.flags import check_range, check_save, parse, run_script
 
 
 @dataclass(frozen=True)
@@ -155,6 +149,18 @@ class Config:
             raise ValueError(f"--audit_share {self.audit_share}: no effect with --no_decide")
 
 
+if __name__ == "__main__":
+    config = parse(Config)  # first: what is imported below takes seconds
+
+import torch
+from tqdm import tqdm
+
+from common import distributed
+from common.run_folder import new_name, resume
+from search.finalists import check_recordable, finish, finished_before
+from search.run import MAY_DIFFER, SearchRun, open_search
+
+
 def main(config: Config) -> None:
     if config.resume:
         config = resume(config, MAY_DIFFER)
@@ -195,4 +201,4 @@ def search_cells(run: SearchRun) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, config)

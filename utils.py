@@ -39,15 +39,15 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder, or a file made for it, until the block ends or the process dies.
 
-    Where there are no such locks (Windows, network drives, read-only folders) the block runs unlocked.
+    Where there are no such locks (network drives, read-only folders) the block runs unlocked.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
+        with contextlib.suppress(OSError):
+            import filelock  # here, as it would make --help wait
 
             descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT, 0o666)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            filelock.lock_descriptor(descriptor)
         yield
 
 

@@ -215,4 +215,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    flags.run_script(main, Config)
+    flags.run_script(main, flags.parse(Config))

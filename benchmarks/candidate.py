@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import genotypes
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from images import sets
 from images.augmentation import Augmentation
 from model_search import WeightSet
@@ -151,4 +151,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -24,11 +24,11 @@ from searches import random_cells, test_errors
 
 import genotypes
 from common import distributed
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from common.run_folder import read_settings
 from search.candidates import load_task
 from train_search import Config as SearchConfig
-from utils import derive_seed
+from utils import derive_seed, say
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
         first, *others = test_errors(repeated, test, cells)
         errors["found"].append(first)
         errors["random"] += others
-        distributed.say(f"seed {seed}: found {first:.2%}, random {statistics.mean(others):.2%}")
+        say(f"seed {seed}: found {first:.2%}, random {statistics.mean(others):.2%}")
     if distributed.is_main():
         for name, values in errors.items():
             spread = evidence.spread(values)
@@ -76,4 +76,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 import genotypes
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from encoding import CellSpace
 from genotypes import Genotype
 from images import sets
@@ -251,4 +251,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -19,7 +19,7 @@ import timing
 import torch
 from torch import Tensor
 
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from images import sets
 from images.augmentation import Augmentation
 
@@ -161,4 +161,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

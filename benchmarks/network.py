@@ -20,7 +20,7 @@ from torch import nn
 
 import genotypes
 from common import checkpoint
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from model import NetworkCIFAR, load_network_state
 from training import evaluation, loop
 from training.inference import fold_batch_norm
@@ -130,4 +130,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

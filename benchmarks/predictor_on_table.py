@@ -28,7 +28,7 @@ import numpy as np
 from scipy.stats import kendalltau
 from tables import Problem, Source, open_problem, opened, start
 
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from encoding import Architecture, Features
 from pair_predictor import PairPredictor
 from utils import write_atomically
@@ -198,4 +198,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

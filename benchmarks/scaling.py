@@ -20,7 +20,7 @@ import torch
 
 import genotypes
 from common import distributed
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from model import NetworkCIFAR
 from training import loop
 from training.precision import grad_scaler
@@ -88,4 +88,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -28,7 +28,7 @@ from searches import open_or_begin, random_cells, test_errors
 
 import genotypes
 from common import distributed
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from genotypes import Genotype
 from images import sets
 from search.finalists import train_finalists, winner
@@ -231,4 +231,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -31,7 +31,7 @@ import evidence
 from strategies import COMPARED, STRATEGIES
 from tables import Source, open_problem, opened, start
 
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from utils import write_atomically
 
 
@@ -136,4 +136,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -11,7 +11,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import numpy as np
 import torch
 
-from common import distributed
 from common.run_folder import SETTINGS, read_settings
 from encoding import CellSpace
 from genotypes import Genotype
@@ -20,7 +19,7 @@ from search.candidates import Task
 from search.finalists import train_from_scratch, trained_network
 from search.run import SearchRun, open_search
 from train_search import Config as SearchConfig
-from utils import derive_seed
+from utils import derive_seed, say
 
 
 def open_or_begin(
@@ -36,7 +35,7 @@ def open_or_begin(
         if read_settings(path, SearchConfig) != settings:
             raise ValueError(f"{path}: a search with other settings is there; choose another folder")
         if problem := run.load_checkpoint():
-            distributed.say(problem)
+            say(problem)
     else:
         run.folder.create(settings)
     return run, test.to(device)

@@ -30,7 +30,7 @@ from searches import open_or_begin, random_cells, test_errors
 
 import genotypes
 from common import distributed
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from common.run_folder import read_settings
 from genotypes import Genotype
 from images import sets
@@ -38,7 +38,7 @@ from model_search import SHARED, WeightSet
 from search.candidates import Job, Task, TrainedCandidate, train_all
 from search.run import SearchRun
 from train_search import Config as SearchConfig
-from utils import derive_seed
+from utils import derive_seed, say
 
 ESTIMATES = {
     "as it is": "weights of the set",
@@ -130,7 +130,7 @@ def accuracies(
             errors = test_errors(task, test, cells[first : first + step])
             for offset, error in enumerate(errors):
                 found[first + offset].append(1 - error)
-            distributed.say(f"repeat {repeat + 1}, cell {first + len(errors)} of {len(cells)}: {errors}")
+            say(f"repeat {repeat + 1}, cell {first + len(errors)} of {len(cells)}: {errors}")
     return found
 
 
@@ -210,7 +210,7 @@ def main(config: Config) -> None:
     for group, cells in choose_cells(run, config.cells).items():
         shares = [trained_share(run.weight_set, known, cell) for cell in cells]
         losses = estimate(run, cells, config.recalibrate)
-        distributed.say(f"{len(cells)} {group} cells are estimated, and now train from scratch")
+        say(f"{len(cells)} {group} cells are estimated, and now train from scratch")
         alone = accuracies(run, test, cells, config.repeats)
         for cell, share, loss, values in zip(cells, shares, losses, alone, strict=True):
             described = {"group": group, "genotype": genotypes.to_dict(cell), "trained_share": share}
@@ -226,4 +226,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -86,12 +86,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def say(*words: object) -> None:
-    """Print from the first process only."""
-    if is_main():
-        print(*words, flush=True)
-
-
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()

@@ -43,13 +43,12 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
     return result
 
 
-def run_script(main: Callable[[Any], None], config: type) -> None:
-    """Parse the flags, call `main(config)`; what a user can cause becomes one line and exit code 2."""
-    parsed: Any = parse(config)
+def run_script(main: Callable[[Config], None], config: Config) -> None:
+    """Call `main(config)`; what a user can cause becomes one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # any file name can be printed
     try:
-        main(parsed)
+        main(config)
         leave_torchrun()
     except (ValueError, OSError) as error:
         fail(str(error))

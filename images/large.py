@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +90,23 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             generator=generator,  # else it draws from the global one
         )
         factors = scale_and_shift(IMAGENET_STATISTICS, self._image_size, device)
-        try:
-            for batch in loader:
-                if isinstance(batch, str):
-                    raise ValueError(batch)
-                images, labels = (x.to(device, non_blocking=True) for x in batch)
-                images = scaled(images.permute(0, 3, 1, 2), *factors)
-                yield images if channels_last else images.contiguous(), labels
-        except RuntimeError as error:
-            reason = str(error).split(". ")[0]
-            if not reason.startswith("DataLoader worker"):
-                raise
-            raise ValueError(f"--workers {workers}: {reason}; fewer workers need less memory") from None
+        for batch in _named_by_flag(loader, workers):
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            images, labels = (x.to(device, non_blocking=True) for x in batch)
+            images = scaled(images.permute(0, 3, 1, 2), *factors)
+            yield images if channels_last else images.contiguous(), labels
+
+
+def _named_by_flag(loader: Iterable[Any], workers: int) -> Iterator[Any]:
+    """What the loader gives; ValueError that names --workers where one of its workers dies."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        reason = str(error).split(". ")[0]
+        if not reason.startswith("DataLoader worker"):
+            raise
+        raise ValueError(f"--workers {workers}: {reason}; fewer workers need less memory") from None
 
 
 def _as_it_is(batch: Any) -> Any:

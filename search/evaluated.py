@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from encoding import Architecture, ChoiceSpace, Integers
-
-if TYPE_CHECKING:  # not imported, as SciPy would make --help wait
-    from pair_predictor import PairPredictor
+from pair_predictor import PairPredictor
 
 
 class Evaluated:

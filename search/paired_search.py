@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from encoding import Architecture, ChoiceSpace, Integers, Reals
+from pair_predictor import PairPredictor
 from search.evaluated import Evaluated
 from search.screening import promising
 from search.slow_fast import SlowFast, generator
@@ -112,8 +113,6 @@ class PairedSearch:
         settings = settings or Settings()
         self.space, self.settings, self.accept = space, settings, accept
         self.population = SlowFast(space=space, pop_size=settings.pop_size, seed=settings.seed)
-        from pair_predictor import PairPredictor  # here, as SciPy's import would make --help wait
-
         self.predictor = PairPredictor(space=space, levels=settings.levels and not settings.random)
         self.evaluated = Evaluated(space, self.predictor if settings.rank else None)
         self.generation, self.pair = 0, 0  # of the next group's first pair

@@ -159,8 +159,8 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     task, test = load_task(config, device)
     full_size = task.full_size()
     search = make_search(config, full_size)
-    # One thread, or the predictor's sums would depend on the number of processes. Not before the predictor is
-    # made: only libraries that are loaded are limited, and it loads SciPy.
+    # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
+    # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
     weight_set = task.weight_set("weight set")
     return SearchRun(config, task, search, weight_set, full_size, RunFolder(path), Record()), test

@@ -5,14 +5,10 @@ The score of an architecture is its expected improvement over the best one known
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from encoding import ChoiceSpace, Integers, Reals
-
-if TYPE_CHECKING:  # not imported, as SciPy would make --help wait
-    from pair_predictor import Posterior
+from pair_predictor import Posterior
 
 PARENTS = 10  # the best known architectures, whose children are proposed
 STARTS = 3  # proposals from which the steps uphill begin

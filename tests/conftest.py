@@ -77,7 +77,7 @@ for line in sys.stdin:
     sys.argv = [order["script"] + ".py", *order["flags"]]
     code = 0
     try:
-        flags.run_script(script.main, script.Config)
+        flags.run_script(script.main, flags.parse(script.Config))
     except SystemExit as stop:
         code = stop.code or 0
     except BaseException:
@@ -223,7 +223,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", [Path(script.__file__).name, *words])
         code = 0
         try:
-            flags.run_script(script.main, script.Config)
+            flags.run_script(script.main, flags.parse(script.Config))
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()

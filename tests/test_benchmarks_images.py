@@ -92,7 +92,7 @@ def test_a_found_cell_is_tested_beside_random_ones(finished_run, tmp_path, capsy
 def test_a_run_that_is_not_there_is_named_by_its_flag(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["weight_set.py", "--run", "/nowhere"])
     with pytest.raises(SystemExit, match="2"):
-        run_script(weight_set.main, weight_set.Config)
+        run_script(weight_set.main, parse(weight_set.Config))
     assert "--run /nowhere: no run is there" in capsys.readouterr().err
 
 

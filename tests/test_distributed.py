@@ -23,11 +23,12 @@ from images import sets
 from search.candidates import Job, train_all
 from test_candidates import digits_task
 from genotypes import DARTS, PDARTS, RelativeNAS
+from utils import say
 
 device = distributed.init("cpu")
 rank = distributed.rank()
 assert distributed.world_size() == 2 and distributed.is_main() == (rank == 0)
-distributed.say("only once")
+say("only once")
 assert distributed.broadcast_object(f"from {rank}") == "from 0"
 assert distributed.broadcast_object(f"from {rank}", 1) == "from 1"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+from conftest import ROOT
 
 from common import flags
 
@@ -64,6 +66,35 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(
         assert word in printed.err
 
 
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (["--help"], 0, "--help"),
+        (["--nonsense", "1"], 2, "--nonsense"),
+        (["--batch_size", "0"], 2, "--batch_size 0: must be at least"),
+        (["--arch", "DARTZ"], 2, "did you mean DARTS?"),
+    ],
+)
+@pytest.mark.parametrize("script", ["train_search", "train", "train_imagenet", "test", "test_imagenet"])
+def test_flags_are_checked_before_what_takes_seconds(
+    script: str, given: list[str], code: int, words: str
+) -> None:
+    if script == "train_search" and "--arch" in given:
+        given, words = ["--record", "DARTS"], "genotypes.py has that name"
+    needed = ["--model_path", "model.pt"] if script.startswith("test") else []
+    outcome = subprocess.run(
+        [sys.executable, "-X", "importtime", f"{script}.py", *needed, *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    imported = {line.split("|")[-1].strip() for line in outcome.stderr.splitlines() if "|" in line}
+    assert outcome.returncode == code
+    assert words in outcome.stdout + outcome.stderr
+    assert "common.flags" in imported
+    assert not imported & {"torch", "scipy", "sklearn", "matplotlib", "filelock"}
+
+
 def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         flags.parse(Config, ["--help"])
@@ -90,7 +121,7 @@ def test_a_script_fails_in_one_line(
 
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(SystemExit) as stop:
-        flags.run_script(main, Config)
+        flags.run_script(main, flags.parse(Config))
     assert stop.value.code == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -106,7 +137,7 @@ def test_a_lost_process_is_no_defect(
     monkeypatch.setattr(sys, "argv", ["script.py"])
     monkeypatch.setattr("common.distributed.world_size", lambda: 2)
     with pytest.raises(SystemExit) as stop:
-        flags.run_script(main, Config)
+        flags.run_script(main, flags.parse(Config))
     assert stop.value.code == 130
     assert capsys.readouterr().err == "script.py: stopped\n"
 
@@ -118,7 +149,7 @@ def test_a_defect_of_ours_is_not_hidden(defect: Exception, monkeypatch: pytest.M
 
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(type(defect)):
-        flags.run_script(main, Config)
+        flags.run_script(main, flags.parse(Config))
 
 
 def test_the_first_process_speaks_for_all(

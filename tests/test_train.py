@@ -471,7 +471,7 @@ def test_an_empty_name_starts_nothing(run, tmp_path, monkeypatch, flag):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", *SMALL.split(), flag, ""])
     with pytest.raises(SystemExit) as stop:
-        run_script(train.main, train.Config)
+        run_script(train.main, parse(train.Config))
     assert stop.value.code == 2
     assert list(tmp_path.iterdir()) == []
 

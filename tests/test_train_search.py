@@ -126,7 +126,7 @@ def show(run):
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     print(len(pools), {pool["num_threads"] for pool in pools})
 train_search.search_cells, train_search.finish = show, lambda *_: None
-flags.run_script(train_search.main, train_search.Config)
+flags.run_script(train_search.main, flags.parse(train_search.Config))
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     outcome = subprocess.run(

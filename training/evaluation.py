@@ -18,6 +18,7 @@ from common import distributed
 from model import Network
 from training.config import EvaluationConfig
 from training.precision import autocast, choose_precision
+from utils import say
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images (N, C, H, W), labels (N,)
 
@@ -132,10 +133,8 @@ def report(
     rate = images / (time.perf_counter() - begin)
     assert errors.images == images, "every image is counted once"
     check_finite(torch.tensor(errors.loss), config.model_path)
-    distributed.say(f"{errors}")
-    distributed.say(
-        f"{size[0] / 1e6:.2f} M parameters, {size[1] / 1e6:.0f} M multiply-adds, {rate:.0f} images/s"
-    )
+    say(f"{errors}")
+    say(f"{size[0] / 1e6:.2f} M parameters, {size[1] / 1e6:.0f} M multiply-adds, {rate:.0f} images/s")
     if config.json is not None and distributed.is_main():
         result = {
             "model_path": config.model_path,
