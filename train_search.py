@@ -61,6 +61,11 @@ class Config:
     """share of the pairs it is sure of that train all the same"""
 
     # --- candidates
+    estimate: Literal["weight_set", "alone"] = "weight_set"
+    """how a cell is judged: after an epoch from shared weights, as published, or trained alone, by how fast
+    it learns"""
+    candidate_epochs: int = 1
+    """epochs of a candidate that trains alone"""
     init_channels: int = 16
     """channels of the first cell"""
     layers: int = 8
@@ -120,7 +125,7 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "pairs_per_sync", 1)
+        check_range(self, "pairs_per_sync candidate_epochs", 1)
         check_range(self, "generations finalists final_epochs", 1, 10**6)
         check_range(self, "init_channels layers full_channels full_layers threads", 1, 1024)
         check_range(self, "pop_size batch_size", 2, 10**5)
@@ -145,6 +150,9 @@ class Config:
         no_limit = self.max_parameters is None and self.max_multiply_adds is None
         if no_limit and (self.full_channels, self.full_layers) != (36, 20):
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
+        if self.estimate == "weight_set" and self.candidate_epochs != 1:
+            epochs = self.candidate_epochs
+            raise ValueError(f"--candidate_epochs {epochs}: no effect without --estimate alone")
         if self.audit_share != 0.1 and not self.decide:
             raise ValueError(f"--audit_share {self.audit_share}: no effect with --no_decide")
 

@@ -31,6 +31,7 @@ from common import distributed
 from common.flags import check_range, parse, run_script
 from genotypes import Genotype
 from images import sets
+from model import count
 from search.finalists import train_finalists, winner
 from search.run import SearchRun
 from train_search import Config as SearchConfig
@@ -42,6 +43,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {  # what differs from the flags
     "ours": {},
     "slow_fast": NO_PREDICTOR,  # as published
     "random": NO_PREDICTOR | {"strategy": "random"},
+    "random_alone": NO_PREDICTOR | {"strategy": "random", "estimate": "alone"},
     "alone": NO_PREDICTOR | {"strategy": "random"},  # no weight set: see `cells_to_train`
 }
 BASELINE = "slow_fast"
@@ -98,7 +100,7 @@ class Config:
 
 def trained_candidates(run: SearchRun) -> int:
     """How many candidates this search has trained."""
-    return 2 * sum(row["decided_by"] != "predictor" for row in run.record.history)
+    return sum(row["trained"] for row in run.record.history)
 
 
 def search_until(run: SearchRun, limit: int) -> None:
@@ -177,7 +179,7 @@ def describe(run: SearchRun, cell: Genotype) -> dict[str, Any]:
         "generations": run.search.generation,
         "decided_by": decisions,
         "finalist_errors": [finalist.trained.error for finalist in run.record.finalists],
-        "parameters": sum(weights.numel() for weights in run.weight_set.network(cell).parameters()),
+        "parameters": count(run.task.weight_set("size").network(cell))[0],
     }
 
 

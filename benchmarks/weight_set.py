@@ -36,6 +36,7 @@ from genotypes import Genotype
 from images import sets
 from model_search import SHARED, WeightSet
 from search.candidates import Job, Task, TrainedCandidate, train_all
+from search.estimates import SharedWeights
 from search.run import SearchRun
 from train_search import Config as SearchConfig
 from utils import derive_seed, say
@@ -87,7 +88,9 @@ def trained_share(weight_set: WeightSet, known: set[str], cell: Genotype) -> flo
     return sum(name in known for name in names) / len(names) if names else 1.0
 
 
-def estimate(run: SearchRun, cells: Sequence[Genotype], batches: int) -> list[dict[str, float]]:
+def estimate(
+    run: SearchRun, weight_set: WeightSet, cells: Sequence[Genotype], batches: int
+) -> list[dict[str, float]]:
     """The losses of each cell, by the names in ESTIMATES; infinite where training diverged.
 
     All cells see the same batches. The epoch has the learning rate and drop path of the last generation.
@@ -100,12 +103,12 @@ def estimate(run: SearchRun, cells: Sequence[Genotype], batches: int) -> list[di
     losses = []
     for cell in cells:
         job = Job(cell, ("estimate",), [])
-        trained = _train(plain, run.weight_set, job._replace(schedule=epoch))
+        trained = _train(plain, weight_set, job._replace(schedule=epoch))
         after = run.task.weight_set("weight set")
         after.absorb(trained.weights)
         found = (
-            _train(plain, run.weight_set, job),
-            _train(again, run.weight_set, job),
+            _train(plain, weight_set, job),
+            _train(again, weight_set, job),
             trained,
             _train(again, after, job) if trained.finite else trained,
         )
@@ -205,11 +208,14 @@ def main(config: Config) -> None:
     run, test = open_or_begin(settings, Path(config.run), device, config.test_images)
     if not run.record.generations:
         raise ValueError(f"--run {config.run}: the search has not finished a generation")
-    known = set(run.weight_set.tensors)
+    if not isinstance(run.estimate, SharedWeights):
+        raise ValueError(f"--run {config.run}: its candidates trained alone, without a weight set")
+    weight_set = run.estimate.weight_set
+    known = set(weight_set.tensors)
     rows: list[dict[str, Any]] = []
     for group, cells in choose_cells(run, config.cells).items():
-        shares = [trained_share(run.weight_set, known, cell) for cell in cells]
-        losses = estimate(run, cells, config.recalibrate)
+        shares = [trained_share(weight_set, known, cell) for cell in cells]
+        losses = estimate(run, weight_set, cells, config.recalibrate)
         say(f"{len(cells)} {group} cells are estimated, and now train from scratch")
         alone = accuracies(run, test, cells, config.repeats)
         for cell, share, loss, values in zip(cells, shares, losses, alone, strict=True):

@@ -48,6 +48,12 @@ class Task(NamedTuple):
         shape = {"in_channels": images.channels, "image_size": images.image_size}
         return {"num_classes": images.num_classes, **shape}
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of an epoch; one image alone is no batch."""
+        count, size = len(self.train), self.config.batch_size
+        return sum(count - first > 1 for first in range(0, count, size))
+
     def weight_set(self, purpose: str) -> WeightSet:
         """A weight set of the candidates' size; equal purposes start from equal weights."""
         return WeightSet(
@@ -139,16 +145,18 @@ class Job(NamedTuple):
     schedule: Sequence[tuple[float, float]]
 
 
-def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandidate:
-    """Train `job`'s cell from the weight set's weights, which stay as they are, and evaluate it."""
+def train_network(task: Task, weight_set: WeightSet, job: Job) -> tuple[NetworkCIFAR, Tensor]:
+    """`job`'s cell trained from the weight set's weights, which stay as they are; each step's loss (steps,).
+
+    After an epoch whose loss is not finite no further one is trained.
+    """
     config, network = task.config, weight_set.network(job.genotype)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=1.0, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    scaler = grad_scaler(task.device, task.precision)
-    finite = True
+    scaler, losses = grad_scaler(task.device, task.precision), [torch.empty(0, dtype=torch.float64)]
     for epoch, (learning_rate, drop_path_prob) in enumerate(job.schedule):
         set_learning_rate(optimizer, learning_rate)
         network.drop_path_prob = drop_path_prob
@@ -163,10 +171,16 @@ def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandi
             precision=task.precision,
             grad_clip=config.grad_clip,
         )
-        finite = math.isfinite(result.loss)
-        if not finite:
+        losses.append(result.losses)
+        if not math.isfinite(result.loss):
             break
-    return _evaluated(task, weight_set, network, job, finite)
+    return network, torch.cat(losses)
+
+
+def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandidate:
+    """Train `job`'s cell from the weight set's weights, which stay as they are, and evaluate it."""
+    network, losses = train_network(task, weight_set, job)
+    return _evaluated(task, weight_set, network, job, finite=bool(losses.isfinite().all()))
 
 
 def _evaluated(
@@ -205,8 +219,12 @@ def _share(trained: TrainedCandidate, source: int, device: torch.device) -> Trai
     return TrainedCandidate(losses.cpu(), correct.cpu().bool(), trained.weights)
 
 
-def compare(a: TrainedCandidate, b: TrainedCandidate) -> Outcome:
-    """Mean losses, and the mean paired difference a - b with its standard error over the images."""
-    difference = a.losses.double() - b.losses.double()
+def compare(a: Tensor, b: Tensor) -> Outcome:
+    """Mean losses, and the mean difference a - b with its standard error, of losses (n,) of the same n.
+
+    They are images, or steps on the same batches.
+    """
+    difference = a.double() - b.double()
     error = difference.std().item() / math.sqrt(len(difference))
-    return Outcome(a.loss, b.loss, difference.mean().item(), error)
+    mean_a, mean_b = (losses.double().mean().item() for losses in (a, b))
+    return Outcome(mean_a, mean_b, difference.mean().item(), error)

@@ -155,7 +155,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
     best = winner(finalists)
     rows: list[dict[str, Any]] = []
     for finalist in sorted(finalists, key=lambda one: (not one.trained.finite, one.trained.loss)):
-        outcome = compare(finalist.trained, best.trained)
+        outcome = compare(finalist.trained.losses, best.trained.losses)
         cell = genotypes.to_json(finalist.genotype)
         parameters, multiply_adds = run.full_size(finalist.genotype)
         rows.append(

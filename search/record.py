@@ -36,8 +36,14 @@ class Record:
     generations: list[Row] = field(default_factory=list)
     finalists: list[Finalist] = field(default_factory=list)
 
-    def add(self, comparison: Comparison, outcome: Outcome | None, fast: str | None, seconds: float) -> None:
-        """A row of history.csv. Numbers that do not exist (no training, no predictor) are empty."""
+    def add(
+        self, comparison: Comparison, outcome: Outcome | None, fast: str | None, trained: int, seconds: float
+    ) -> None:
+        """A row of history.csv. Numbers that do not exist (no training, no predictor) are empty.
+
+        `trained` networks were trained for the comparison: a cell that was trained alone is known from then
+        on.
+        """
         measured: Row = {item.name: "" for item in fields(Outcome)}
         if outcome is not None:
             measured = asdict(outcome)
@@ -52,6 +58,7 @@ class Record:
                 "winner": fast or "",
                 "decided_by": comparison.decided_by,
                 "probability": probability,
+                "trained": trained,
                 "seconds": round(seconds, 3),
             }
         )
@@ -95,14 +102,13 @@ def statistics(history: Sequence[Row]) -> Row:
 
     "trained" counts candidates; "audit_accuracy" is how often the predictor, sure of a pair, was right.
     """
-    trained = losses(history)
-    finite = [loss for loss in trained if math.isfinite(loss)]
+    finite = [loss for loss in losses(history) if math.isfinite(loss)]
     audits = [row for row in history if row["decided_by"] == "audit"]
     rights = [(row["probability"] >= 0.5) == (row["winner"] == "a") for row in audits]
     return {
-        "trained": len(trained),
+        "trained": sum(row["trained"] for row in history),
         "comparisons": len(history),
-        "predicted_share": 1 - len(trained) / (2 * len(history)),
+        "predicted_share": 1 - sum(row["decided_by"] != "predictor" for row in history) / len(history),
         "audits": len(rights),
         "audit_accuracy": float(np.mean(rights)) if rights else "",
         "mean_loss": float(np.mean(finite)) if finite else "",

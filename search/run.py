@@ -6,6 +6,7 @@ whenever the program is killed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,11 +22,11 @@ from common.run_folder import RunFolder
 from encoding import CellSpace
 from genotypes import Genotype, from_json, to_json
 from images import sets
-from model_search import FullSize, WeightSet
-from search.candidates import Job, Task, TrainedCandidate, compare, load_task, train_all
-from search.paired_search import Comparison, PairedSearch, Settings
+from model_search import FullSize
+from search.candidates import Task, TrainedCandidate, compare, load_task
+from search.estimates import ESTIMATES, Estimate
+from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record, in_one_line
-from training.schedule import cosine
 
 MAY_DIFFER = ("data", "device", "record")  # flags of train_search.py, when a run goes on
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
@@ -33,12 +34,12 @@ NEEDED = {"settings", "images", "search", "weights", "history", "generations", "
 
 @dataclass(frozen=True)
 class SearchRun:
-    """All parts of a search; `config` is train_search.py's. What changes is in search, weight_set, record."""
+    """All parts of a search; `config` is train_search.py's. What changes is in search, estimate, record."""
 
     config: Any
     task: Task
     search: PairedSearch
-    weight_set: WeightSet
+    estimate: Estimate
     full_size: FullSize
     folder: RunFolder
     record: Record
@@ -48,47 +49,32 @@ class SearchRun:
 
         `progress` is the share of the search that is over, in [0, 1): the schedules follow it.
         """
-        config, generation = self.config, group[0].generation
         begin = time.perf_counter()
-        learning_rate = cosine(progress, config.learning_rate, config.learning_rate_min)
-        drop_path_prob = config.drop_path_prob * progress
-        trained = self._train(group, [(learning_rate, drop_path_prob)])
-        seconds = (time.perf_counter() - begin) / max(1, len(trained))
-        for comparison in group:
-            if comparison.pair not in trained:
-                self.record.add(comparison, None, self.search.tell(comparison, None), 0.0)
-                continue
-            a, b = trained[comparison.pair]
-            outcome = compare(a, b)
-            fast = self.search.tell(comparison, outcome)
-            self.record.add(comparison, outcome, fast, seconds)
-            self._merge(comparison, fast, a, b)
-        if self.search.generation > generation:
-            row = self.record.end_generation(self.search, learning_rate, drop_path_prob)
-            self.folder.log.info(in_one_line(row, config.generations))
-
-    def _train(
-        self, group: list[Comparison], schedule: list[tuple[float, float]]
-    ) -> dict[int, list[TrainedCandidate]]:
-        """Both candidates of each pair that the predictor does not decide, by the pair's number."""
         pairs = [comparison for comparison in group if comparison.decided_by != "predictor"]
-        jobs = [Job(cell, (one.generation, one.pair), schedule) for one in pairs for cell in (one.a, one.b)]
-        results = train_all(self.task, self.weight_set, jobs)
-        return {one.pair: results[2 * i : 2 * i + 2] for i, one in enumerate(pairs)}
+        cost = {comparison.pair: self.estimate.cost(comparison) for comparison in pairs}
+        measured = self.estimate.measure(pairs, progress)
+        seconds = (time.perf_counter() - begin) / max(1, len(pairs))
+        for comparison in group:
+            pair = comparison.pair
+            if pair not in measured:
+                self.record.add(comparison, None, self.search.tell(comparison, None), 0, 0.0)
+                continue
+            outcome = compare(*measured[pair])
+            self._warn(comparison, outcome)
+            fast = self.search.tell(comparison, outcome)
+            self.record.add(comparison, outcome, fast, cost[pair], seconds)
+            self.estimate.learn(pair, fast)
+        if self.search.generation > group[0].generation:
+            learning_rate, drop_path_prob = self.estimate.schedule(progress)[0]
+            row = self.record.end_generation(self.search, learning_rate, drop_path_prob)
+            self.folder.log.info(in_one_line(row, self.config.generations))
 
-    def _merge(
-        self, comparison: Comparison, fast: str | None, a: TrainedCandidate, b: TrainedCandidate
-    ) -> None:
-        """Give the weights of a pair to the weight set; a candidate that diverged gives none."""
-        for side, candidate in (("a", a), ("b", b)):
-            if not candidate.finite:
+    def _warn(self, comparison: Comparison, outcome: Outcome) -> None:
+        """Say which candidates diverged."""
+        for side, loss in (("a", outcome.loss_a), ("b", outcome.loss_b)):
+            if not math.isfinite(loss):
                 where = f"generation {comparison.generation + 1}, pair {comparison.pair}"
-                self.folder.log.warning(
-                    f"{where}: candidate {side} diverged (loss {candidate.loss}) and loses"
-                )
-        if fast is not None:
-            winning, losing = (a, b) if fast == "a" else (b, a)
-            self.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
+                self.folder.log.warning(f"{where}: candidate {side} diverged (loss {loss}) and loses")
 
     def save(self) -> None:
         """Write the checkpoint, and then the tables. The checkpoint before stays beside it."""
@@ -101,7 +87,7 @@ class SearchRun:
             "settings": _settings(self.config),
             "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
             "search": self.search.state_dict(),
-            "weights": self.weight_set.state_dict(),
+            "weights": self.estimate.state_dict(),
             "history": record.history,
             "generations": record.generations,
             "finalists": [(to_json(finalist.genotype), *finalist.trained) for finalist in record.finalists],
@@ -127,7 +113,8 @@ class SearchRun:
         state, problem = checkpoint.load_newest(path, "search")
         if missing := NEEDED - set(state):
             raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
-        if state["settings"] != _settings(self.config):
+        before = {"estimate": "weight_set", "candidate_epochs": 1}  # of searches that knew no other
+        if before | state["settings"] != _settings(self.config):
             raise ValueError(f"{path}: the checkpoint of a run with other settings than {folder.path}'s")
         if state["images"] != self.task.fingerprint:
             raise ValueError(f"--resume {folder.path}: --data holds other images than the run began with")
@@ -142,8 +129,10 @@ class SearchRun:
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self.search.load_state_dict(_arrays(state["search"]))
-        self.weight_set.load_state_dict(state["weights"])
-        self.record.history = state["history"]
+        self.estimate.load_state_dict(state["weights"])
+        self.record.history = [
+            {"trained": 2 * (row["decided_by"] != "predictor")} | row for row in state["history"]
+        ]  # searches begun before candidates could train alone have no such number
         self.record.generations = state["generations"]
         self.record.finalists = [
             Finalist(from_json(cell), TrainedCandidate(*trained)) for cell, *trained in state["finalists"]
@@ -162,8 +151,8 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
-    weight_set = task.weight_set("weight set")
-    return SearchRun(config, task, search, weight_set, full_size, RunFolder(path), Record()), test
+    estimate = ESTIMATES[config.estimate](task)
+    return SearchRun(config, task, search, estimate, full_size, RunFolder(path), Record()), test
 
 
 def make_search(config: Any, full_size: FullSize) -> PairedSearch:

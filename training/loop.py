@@ -38,6 +38,7 @@ class EpochResult(NamedTuple):
     loss: float  # mean training loss over the images, not finite where training diverged
     error: float  # share of wrongly classified training images, in [0, 1]
     images: int
+    losses: Tensor  # (steps,) float64 on the CPU, mean training loss of each batch
 
 
 def train_one_epoch(
@@ -59,7 +60,7 @@ def train_one_epoch(
     """
     network.train()
     loss_sum = error_sum = None
-    images = 0
+    images, losses = 0, []
     for inputs, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         with autocast(inputs.device, precision):
@@ -73,9 +74,11 @@ def train_one_epoch(
         loss_sum = weighted if loss_sum is None else loss_sum + weighted
         error_sum = wrong if error_sum is None else error_sum + wrong
         images += len(labels)
+        losses.append(loss.detach())
     if loss_sum is None or error_sum is None:
         raise ValueError("no batch to train on: the batch size is larger than the number of images")
-    return EpochResult(loss_sum.item() / images, error_sum.item() / images, images)
+    steps = torch.stack(losses).double().cpu()
+    return EpochResult(loss_sum.item() / images, error_sum.item() / images, images, steps)
 
 
 def train_step(

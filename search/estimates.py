@@ -1,0 +1,112 @@
+"""How good a cell is, as far as a search can see: two ways to find out, with one interface.
+
+`SharedWeights`, as published: a candidate takes its weights from the set, trains an epoch and is judged on
+the validation images. What it tells of a cell depends on how long the cell's operations have trained before.
+
+`Alone`: a candidate trains from start values and is judged by its training loss, summed from the first step
+on, which says how fast it learns (Ru et al., arXiv 2006.04492). All candidates see the same batches and equal
+modules start from equal weights, so losses of any two cells may be compared, and no cell needs a second
+training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from common import distributed
+from genotypes import Genotype, from_json, to_json
+from search.candidates import Job, Task, TrainedCandidate, train_all, train_network
+from search.paired_search import Comparison
+from training.schedule import cosine
+
+Losses = Tensor  # (n,) on the CPU; equal places of two candidates belong together
+
+
+class SharedWeights:
+    """One epoch from the weights that all candidates share; the loss of each validation image."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.weight_set = task, task.weight_set("weight set")
+        self.trained: dict[int, list[TrainedCandidate]] = {}  # of the group that is compared, by pair
+
+    def schedule(self, progress: float) -> list[tuple[float, float]]:
+        """Learning rate and drop-path probability of each epoch, as the share `progress` of the search."""
+        config = self.task.config
+        learning_rate = cosine(progress, config.learning_rate, config.learning_rate_min)
+        return [(learning_rate, config.drop_path_prob * progress)]
+
+    def measure(self, pairs: Sequence[Comparison], progress: float) -> dict[int, list[Losses]]:
+        """The losses of both candidates of each pair, by the pair's number; spread over the processes."""
+        schedule = self.schedule(progress)
+        jobs = [Job(cell, (one.generation, one.pair), schedule) for one in pairs for cell in (one.a, one.b)]
+        results = train_all(self.task, self.weight_set, jobs)
+        self.trained = {one.pair: results[2 * i : 2 * i + 2] for i, one in enumerate(pairs)}
+        return {pair: [candidate.losses for candidate in both] for pair, both in self.trained.items()}
+
+    def cost(self, comparison: Comparison) -> int:
+        """How many networks are trained for a comparison."""
+        return 2
+
+    def learn(self, pair: int, fast: str | None) -> None:
+        """Give the weights of a pair to the set; a candidate that diverged gives none."""
+        if fast is not None:
+            a, b = self.trained[pair]
+            winning, losing = (a, b) if fast == "a" else (b, a)
+            self.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.weight_set.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.weight_set.load_state_dict(state)
+
+
+class Alone:
+    """A few epochs from start values; the training loss of each step, mean over its images."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.known: dict[Genotype, Losses] = {}
+
+    def schedule(self, progress: float) -> list[tuple[float, float]]:
+        """Learning rate and drop-path probability of each epoch: they stay, so that losses compare."""
+        return [(self.task.config.learning_rate, 0.0)] * self.task.config.candidate_epochs
+
+    def measure(self, pairs: Sequence[Comparison], progress: float) -> dict[int, list[Losses]]:
+        """The losses of both candidates of each pair, by the pair's number; spread over the processes."""
+        cells = [cell for one in pairs for cell in (one.a, one.b)]
+        new = [cell for cell in dict.fromkeys(cells) if cell not in self.known]
+        self.known |= zip(new, self._train(new, self.schedule(progress)), strict=True)
+        return {one.pair: [self.known[one.a], self.known[one.b]] for one in pairs}
+
+    def _train(self, cells: Sequence[Genotype], schedule: list[tuple[float, float]]) -> Sequence[Losses]:
+        steps = len(schedule) * self.task.steps
+        losses = torch.zeros(len(cells), steps, dtype=torch.float64, device=self.task.device)
+        for i in range(distributed.rank(), len(cells), distributed.world_size()):
+            losses[i] = math.nan  # where it diverges, the rest of its steps are missing
+            job = Job(cells[i], ("alone",), schedule)
+            _, seen = train_network(self.task, self.task.weight_set("alone"), job)
+            losses[i, : len(seen)] = seen
+        distributed.sum_([losses])  # each process has the rows of its own cells, and zeros
+        return list(losses.cpu())
+
+    def cost(self, comparison: Comparison) -> int:
+        """How many networks are trained for a comparison that is about to be measured."""
+        return len({comparison.a, comparison.b} - self.known.keys())
+
+    def learn(self, pair: int, fast: str | None) -> None:
+        """Nothing: no candidate leaves anything to another one."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {to_json(cell): losses for cell, losses in self.known.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.known = {from_json(cell): losses for cell, losses in state.items()}
+
+
+Estimate = SharedWeights | Alone
+ESTIMATES: dict[str, type[SharedWeights] | type[Alone]] = {"weight_set": SharedWeights, "alone": Alone}
