@@ -130,9 +130,7 @@ class SearchRun:
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self.search.load_state_dict(_arrays(state["search"]))
         self.estimate.load_state_dict(state["weights"])
-        self.record.history = [
-            {"trained": 2 * (row["decided_by"] != "predictor")} | row for row in state["history"]
-        ]  # searches begun before candidates could train alone have no such number
+        self.record.history = [_complete(row) for row in state["history"]]
         self.record.generations = state["generations"]
         self.record.finalists = [
             Finalist(from_json(cell), TrainedCandidate(*trained)) for cell, *trained in state["finalists"]
@@ -180,6 +178,15 @@ def size_limit(config: Any, full_size: FullSize) -> Callable[[Genotype], bool] |
     if limits == (None, None):
         return None
     return lambda cell: full_size.within(cell, *limits)
+
+
+def _complete(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of history.csv; searches begun before candidates could train alone have no "trained"."""
+    if "trained" in row:
+        return row
+    trained = 2 * (row["decided_by"] != "predictor")
+    before = {name: value for name, value in row.items() if name != "seconds"}
+    return before | {"trained": trained, "seconds": row["seconds"]}
 
 
 def _settings(config: Any) -> dict[str, Any]:

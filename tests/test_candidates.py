@@ -16,7 +16,7 @@ import model
 from genotypes import DARTS, PDARTS
 from images import sets
 from search import candidates
-from search.candidates import Job, Task, TrainedCandidate, compare, load_task, train_all, train_candidate
+from search.candidates import Job, Task, compare, load_task, train_all, train_candidate
 from train_search import Config
 
 
@@ -108,10 +108,7 @@ def test_training_learns(task: Task) -> None:
 def test_the_paired_difference_and_its_standard_error(seed: int, count: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     a, b = rng.exponential(scale, count).astype(np.float32), rng.exponential(scale, count).astype(np.float32)
-    hits = torch.ones(count, dtype=torch.bool)
-    outcome = compare(
-        TrainedCandidate(torch.from_numpy(a), hits, {}), TrainedCandidate(torch.from_numpy(b), hits, {})
-    )
+    outcome = compare(torch.from_numpy(a), torch.from_numpy(b))
     difference = a.astype(np.float64) - b.astype(np.float64)
     assert math.isclose(outcome.loss_a, a.astype(np.float64).mean(), rel_tol=1e-9)
     assert math.isclose(outcome.loss_b, b.astype(np.float64).mean(), rel_tol=1e-9)
@@ -121,8 +118,7 @@ def test_the_paired_difference_and_its_standard_error(seed: int, count: int, sca
 
 def test_pairing_cancels_what_both_share() -> None:
     hardness = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 10
-    hits = torch.ones(1000, dtype=torch.bool)
-    outcome = compare(TrainedCandidate(hardness + 0.01, hits, {}), TrainedCandidate(hardness, hits, {}))
+    outcome = compare(hardness + 0.01, hardness)
     assert outcome.standard_error < 1e-5 < 0.01
     assert math.isclose(outcome.difference, 0.01, rel_tol=1e-3)
 
@@ -132,7 +128,7 @@ def test_a_diverging_candidate_has_no_finite_loss(task: Task) -> None:
     good, bad = train_all(task, weight_set, [job(DARTS), job(DARTS, learning_rate=1e30)])
     assert good.finite
     assert not bad.finite
-    outcome = compare(good, bad)
+    outcome = compare(good.losses, bad.losses)
     assert math.isfinite(outcome.loss_a)
     assert not math.isfinite(outcome.loss_b)
     assert all(tensor.isfinite().all() for tensor in weight_set.tensors.values())

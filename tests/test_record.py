@@ -19,9 +19,9 @@ def comparison(pair: int, decided_by: str, probability: float | None) -> Compari
 
 def test_a_row_has_what_is_known_and_blanks_for_the_rest() -> None:
     record = Record()
-    record.add(comparison(0, "training", None), Outcome(1.0, 2.0, -1.0, 0.1), "a", 1.23456)
-    record.add(comparison(1, "predictor", 0.99), None, "a", 0.0)
-    record.add(comparison(2, "audit", 0.98), Outcome(math.nan, math.inf, math.nan, math.nan), None, 1.0)
+    record.add(comparison(0, "training", None), Outcome(1.0, 2.0, -1.0, 0.1), "a", 2, 1.23456)
+    record.add(comparison(1, "predictor", 0.99), None, "a", 0, 0.0)
+    record.add(comparison(2, "audit", 0.98), Outcome(math.nan, math.inf, math.nan, math.nan), None, 2, 1.0)
     trained, predicted, diverged = record.history
     assert (trained["loss_a"], trained["difference"], trained["winner"], trained["probability"]) == (
         1.0,
@@ -46,7 +46,7 @@ def test_a_generation_is_summed_up_from_its_comparisons() -> None:
             (told,) = search.ask()
             losses = (math.nan, 2.0) if number == 0 else (1.0 + generation, 3.0)
             outcome = Outcome(*losses, losses[0] - losses[1], 0.1)
-            record.add(told, outcome, search.tell(told, outcome), 0.5)
+            record.add(told, outcome, search.tell(told, outcome), 2, 0.5)
         row = record.end_generation(search, 0.1, 0.0)
         assert (row["generation"], row["comparisons"], row["trained"]) == (generation, 3, 6)
         assert (row["predicted_share"], row["audits"], row["audit_accuracy"]) == (0, 0, "")
@@ -60,11 +60,11 @@ def test_a_generation_is_summed_up_from_its_comparisons() -> None:
 
 def test_audits_count_as_right_where_the_expected_one_won_or_the_other_diverged() -> None:
     record = Record()
-    record.add(comparison(0, "audit", 0.98), Outcome(1.0, math.nan, math.nan, math.nan), "a", 0.0)
-    record.add(comparison(1, "audit", 0.02), Outcome(2.0, 1.0, 1.0, 0.1), "b", 0.0)
-    record.add(comparison(2, "predictor", 0.99), None, "a", 0.0)
+    record.add(comparison(0, "audit", 0.98), Outcome(1.0, math.nan, math.nan, math.nan), "a", 2, 0.0)
+    record.add(comparison(1, "audit", 0.02), Outcome(2.0, 1.0, 1.0, 0.1), "b", 2, 0.0)
+    record.add(comparison(2, "predictor", 0.99), None, "a", 0, 0.0)
     assert statistics(record.history)["audit_accuracy"] == 1.0
-    record.add(comparison(3, "audit", 0.98), Outcome(2.0, 1.0, 1.0, 0.1), "b", 0.0)
+    record.add(comparison(3, "audit", 0.98), Outcome(2.0, 1.0, 1.0, 0.1), "b", 2, 0.0)
     row = statistics(record.history)
     assert (row["audits"], row["audit_accuracy"]) == (3, pytest.approx(2 / 3))
     assert (row["comparisons"], row["trained"], row["predicted_share"]) == (4, 6, 0.25)
@@ -77,7 +77,7 @@ def test_the_best_loss_before_any_is_infinite() -> None:
 
 def test_where_a_finalist_comes_from() -> None:
     record = Record()
-    record.add(comparison(0, "training", None), Outcome(1.0, 2.0, -1.0, 0.1), "a", 1.0)
-    record.add(comparison(1, "predictor", 0.99), None, "a", 0.0)
+    record.add(comparison(0, "training", None), Outcome(1.0, 2.0, -1.0, 0.1), "a", 2, 1.0)
+    record.add(comparison(1, "predictor", 0.99), None, "a", 0, 0.0)
     assert record.origin(to_json(random_cell(1))) == "trained"
     assert record.origin(to_json(random_cell(2))) == "last population"

@@ -1,0 +1,117 @@
+"""estimates.py: candidates that train alone are known after one training, and their losses compare."""
+
+from __future__ import annotations
+
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Program, one_line, results, rows
+from test_candidates import digits_task
+
+from common import checkpoint
+from genotypes import DARTS, PDARTS, RelativeNAS
+from search.estimates import Alone, SharedWeights
+from search.paired_search import Comparison
+
+ALONE = "--estimate alone --candidate_epochs 2"
+
+
+def pair(number: int, a, b, generation: int = 0) -> Comparison:
+    return Comparison(generation, number, a, b, "training", None)
+
+
+def test_a_cell_trains_once_and_its_losses_stay() -> None:
+    estimate = Alone(digits_task(estimate="alone", candidate_epochs=2))
+    first = pair(0, DARTS, PDARTS)
+    assert estimate.cost(first) == 2
+    a, b = estimate.measure([first], 0.0)[0]
+    assert len(a) == len(b) == 2 * estimate.task.steps == 4  # two epochs of 80 images in batches of 40
+    assert a.isfinite().all()
+    assert not torch.equal(a, b)
+    again = pair(3, RelativeNAS, DARTS, generation=7)
+    assert estimate.cost(again) == 1
+    assert torch.equal(estimate.measure([again], 0.9)[3][1], a), "whenever a cell is met"
+    assert estimate.cost(pair(0, DARTS, DARTS)) == 0
+
+
+def test_losses_do_not_depend_on_what_trained_before() -> None:
+    def losses(*cells):
+        estimate = Alone(digits_task(estimate="alone"))
+        return {cell: estimate.measure([pair(0, cell, cell)], 0.0)[0][0] for cell in cells}
+
+    one, other = losses(DARTS, PDARTS), losses(PDARTS, DARTS)
+    assert all(torch.equal(one[cell], other[cell]) for cell in one)
+
+
+def test_a_diverging_cell_is_no_finite_loss_and_its_state_is_kept() -> None:
+    estimate = Alone(digits_task(estimate="alone", candidate_epochs=2, learning_rate=1e30))
+    found = estimate.measure([pair(0, DARTS, PDARTS)], 0.0)[0]
+    assert not any(math.isfinite(losses.mean()) for losses in found)
+    later = Alone(estimate.task)
+    later.load_state_dict(estimate.state_dict())
+    assert later.cost(pair(0, DARTS, PDARTS)) == 0
+
+
+def test_shared_weights_train_both_of_every_pair() -> None:
+    estimate = SharedWeights(digits_task())
+    assert estimate.cost(pair(0, DARTS, DARTS)) == 2
+
+
+@pytest.fixture(scope="module")
+def alone(program: Program) -> Path:
+    program.search(*ALONE.split(), "--save", "alone")
+    return program.folder / "alone"
+
+
+def test_a_search_of_lone_candidates_trains_no_cell_twice(alone: Path) -> None:
+    history = rows(alone / "history.csv")
+    cells = {row[f"genotype_{side}"] for row in history if row["loss_a"] for side in "ab"}
+    assert sum(int(row["trained"]) for row in history) == len(cells)
+    generations = rows(alone / "generations.csv")
+    assert sum(int(row["trained"]) for row in generations) == len(cells)
+    losses = {}
+    for row in history:
+        for side in "ab":
+            if row["loss_a"]:
+                assert losses.setdefault(row[f"genotype_{side}"], row[f"loss_{side}"]) == row[f"loss_{side}"]
+
+
+def test_killed_and_resumed_it_gives_the_same(program: Program, alone: Path) -> None:
+    run = program.folder / "killed_alone"
+    flags: list[object] = [*TINY, *ALONE.split(), "--save", run]
+    assert program.start(*flags, die_at_checkpoint=3).wait()[0] == -signal.SIGKILL
+    code, _, err = program.run("--resume", run)
+    assert code == 0, err
+    assert results(run) == results(alone)
+
+
+def test_two_processes_find_what_one_finds(program: Program, alone: Path) -> None:
+    run = program.folder / "alone_in_two"
+    code, _, err = program.run_two(*TINY, *ALONE.split(), "--save", run)
+    assert code == 0, err
+    assert results(run) == results(alone)
+
+
+def test_searches_that_know_no_other_estimate_go_on_with_the_weight_set(program: Program) -> None:
+    folder = program.folder / "old"
+    assert program.start(*TINY, "--save", folder, die_at_checkpoint=3).wait()[0] == -signal.SIGKILL
+    state = checkpoint.load(folder / "checkpoint.pt", "search")
+    for name in ("estimate", "candidate_epochs"):
+        del state["settings"][name]
+    for row in state["history"]:
+        del row["trained"]
+    checkpoint.save(folder / "checkpoint.pt", state)
+    code, _, err = program.run("--resume", folder)
+    assert code == 0, err
+    trained = [row["trained"] for row in rows(folder / "history.csv")]
+    assert set(trained) <= {"0", "2"}
+    assert "2" in trained
+
+
+def test_epochs_of_a_candidate_need_an_estimate_that_has_them(program: Program) -> None:
+    code, _, err = program.run(*TINY, "--candidate_epochs", 2)
+    assert code == 2
+    assert one_line(err) == "--candidate_epochs 2: no effect without --estimate alone"
