@@ -14,11 +14,13 @@ again, with any number of processes, and with more cells or repeats.
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -149,6 +151,8 @@ _prepared: tuple[Config, Task, sets.ImageSet] | None = None  # of this process
 def prepare(config: Config) -> None:
     """Load the images in a process that trains; one thread, on which the bits of a result depend."""
     global _prepared
+    if sys.platform == "linux":  # a killed program's workers would go on, unseen
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     torch.set_num_threads(1)
     task, test = load_task(config, torch.device("cpu"))
     if config.test_images is not None:

@@ -1,0 +1,199 @@
+"""What an estimate of a cell is worth: its rank correlation with other trainings, and the pick it leads to.
+
+    python benchmarks/estimates.py --table runs/table/trainings.csv --json estimates.json
+    python benchmarks/estimates.py --table runs/table/trainings.csv --short runs/table-2/trainings.csv
+
+Tables are those of image_table.py; those of `--short` hold the same cells, trained for fewer epochs with the
+learning rate falling to 0. An estimate that was made in one repeat is held against the mean test accuracy of
+the other repeats, whose start values, batches and crops it never saw, so another full training is the ceiling.
+First comes what there is to gain: the spread between cells with the noise of a training taken out, and what
+the best of so many cells would have above the mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+import measure
+import numpy as np
+import scipy.stats
+
+from common.flags import check_range, run_script
+
+
+@dataclass(frozen=True)
+class Config:
+    """Rank correlation and regret of estimates against what they cost."""
+
+    table: str
+    """trainings.csv of full trainings"""
+    short: tuple[str, ...] = ()
+    """trainings.csv of shorter trainings of the same cells"""
+    random_only: bool = True
+    """leave the cells out that have a name: they were not drawn"""
+    resamples: int = 1000
+    """of the cells, for the 95% intervals"""
+    json: str | None = None
+    """write the result to this file, which must not exist"""
+
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be measured."""
+        check_range(self, "resamples", 1)
+        measure.check_output(self.json)
+
+
+class Trainings(NamedTuple):
+    """A table by cell and repeat; NaN where a training diverged or has not been made."""
+
+    cells: list[str]  # arch
+    columns: dict[str, np.ndarray]  # (cells, repeats) each
+    epochs: int
+
+
+def read(file: str, random_only: bool) -> Trainings:
+    """A table of image_table.py. ValueError where it is none, or where no cell has two repeats."""
+    try:
+        with open(file, newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if not random_only or row["kind"] == "random"]
+        names = [name for name in rows[0] if name not in ("arch", "kind", "repeat")]
+        repeats = 1 + max(int(row["repeat"]) for row in rows)
+        cells = list(dict.fromkeys(row["arch"] for row in rows))
+        columns = {name: np.full((len(cells), repeats), math.nan) for name in names}
+        place = {cell: index for index, cell in enumerate(cells)}
+        for row in rows:
+            for name in names:
+                columns[name][place[row["arch"]], int(row["repeat"])] = float(row[name] or math.nan)
+        epochs = sum(name.startswith("training_loss_") for name in names)
+    except (OSError, ValueError, LookupError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: no table of image_table.py ({error})") from None
+    return Trainings(cells, columns, epochs)
+
+
+def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.ndarray]]:
+    """By name: epochs that the estimate costs, and its values (cells, repeats), lower is better.
+
+    `annealed`: the trainings are short ones, of which only the end is an estimate that was not there before.
+    """
+    columns, found = trainings.columns, {}
+    ends = [trainings.epochs] if annealed else range(1, trainings.epochs + 1)
+    how = "annealed" if annealed else "on the way"
+    for end in ends:
+        loss = sum(columns[f"training_loss_{epoch}"] for epoch in range(1, end + 1))
+        found[f"training loss summed, {how}, {end}"] = (end, loss)
+        for name in ("training_loss", "validation_loss", "validation_error"):
+            found[f"{name.replace('_', ' ')}, {how}, {end}"] = (end, columns[f"{name}_{end}"])
+    return found
+
+
+def others(truth: np.ndarray) -> np.ndarray:
+    """For each training the mean truth of the cell's other repeats, (cells, repeats)."""
+    count = truth.shape[1]
+    return np.stack([np.nanmean(np.delete(truth, i, axis=1), axis=1) for i in range(count)], axis=1)
+
+
+def quality(values: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+    """Kendall's tau, and truth of the first choice and of the best tenth above the mean; over repeats.
+
+    `values` (cells, repeats), lower is better; `truth` (cells, repeats), of the other repeats.
+    """
+    found = []
+    for value, real in zip(values.T, truth.T, strict=True):
+        known = np.isfinite(value) & np.isfinite(real)
+        value, real = value[known], real[known]
+        order = np.argsort(value, kind="stable")
+        best = real[order[: max(1, len(order) // 10)]].mean()
+        tau = scipy.stats.kendalltau(-value, real).statistic
+        found.append((tau, real[order[0]] - real.mean(), best - real.mean()))
+    tau, first, tenth = np.mean(found, axis=0)
+    return float(tau), float(first), float(tenth)
+
+
+def gain(truth: np.ndarray) -> dict[str, Any]:
+    """What there is to gain: spreads in points, and the expected best of so many cells above the mean."""
+    complete = truth[np.isfinite(truth).all(axis=1)]
+    repeats = complete.shape[1]
+    noise = float(complete.var(axis=1, ddof=1).mean())  # of one training
+    between = max(0.0, float(complete.mean(axis=1).var(ddof=1)) - noise / repeats)
+    effects = complete.mean(axis=0)  # what a repeat's start values and batches do to all cells
+    alone = complete - effects
+    interaction = float((alone - alone.mean(axis=1, keepdims=True)).var()) * repeats / max(1, repeats - 1)
+    # The truth without its noise: deviations from the mean, shrunk by their reliability.
+    deviations = complete.mean(axis=1) - complete.mean()
+    shrunk = deviations * math.sqrt(between / max(between + interaction / repeats, 1e-12))
+    rng = np.random.default_rng(0)
+    best = {
+        str(count): float(np.mean([rng.choice(shrunk, count).max() for _ in range(4000)]))
+        for count in (5, 10, 25, 50, 100)
+        if count <= len(shrunk)
+    }
+    return {
+        "cells": len(complete),
+        "mean": float(complete.mean()),
+        "sd_between_cells": math.sqrt(between),
+        "sd_of_a_training": math.sqrt(interaction),
+        "best_of": best | {"all": float(shrunk.max())},
+    }
+
+
+def measure_estimates(config: Config) -> dict[str, Any]:
+    """Every estimate of the tables with its cost and quality, and 95% intervals from resampling the cells."""
+    full = read(config.table, config.random_only)
+    accuracy = full.columns["accuracy"]
+    if accuracy.shape[1] < 2:
+        raise ValueError(f"--table {config.table}: estimates need cells with two repeats or more")
+    made = {name: (cost, values, full.cells) for name, (cost, values) in estimates(full, False).items()}
+    made["another full training"] = (full.epochs, -accuracy, full.cells)
+    for file in config.short:
+        short = read(file, config.random_only)
+        made |= {n: (cost, values, short.cells) for n, (cost, values) in estimates(short, True).items()}
+    truth, rng = others(accuracy), np.random.default_rng(0)
+    place = {cell: index for index, cell in enumerate(full.cells)}
+    found = {}
+    for name, (cost, values, cells) in made.items():
+        rows = [index for index, cell in enumerate(cells) if cell in place]
+        repeats = min(values.shape[1], truth.shape[1])
+        mine, real = values[rows, :repeats], truth[[place[cells[row]] for row in rows], :repeats]
+        drawn = rng.integers(len(rows), size=(config.resamples, len(rows)))
+        taus = [quality(mine[chosen], real[chosen])[0] for chosen in drawn]
+        tau, first, tenth = quality(mine, real)
+        low, high = np.nanpercentile(taus, [2.5, 97.5])
+        found[name] = {
+            "epochs": cost, "cells": len(rows), "tau": tau, "low": float(low), "high": float(high),
+            "first_choice": first, "best_tenth": tenth,
+        }  # fmt: skip
+    return {"gain": gain(accuracy), "estimates": found}
+
+
+def table(found: dict[str, Any]) -> str:
+    """What is to gain, and a line for each estimate."""
+    there = found["gain"]
+    lines = [
+        f"{there['cells']} cells: mean test accuracy {there['mean']:.2f}%, sd between cells "
+        f"{there['sd_between_cells']:.2f}, sd of a training {there['sd_of_a_training']:.2f}",
+        "best above the mean: " + ", ".join(f"of {n} {x:+.2f}" for n, x in there["best_of"].items()),
+        f"{'estimate':44} {'epochs':>6} {'tau':>6} {'95%':>15} {'first':>6} {'tenth':>6}",
+    ]
+    for name, row in found["estimates"].items():
+        lines.append(
+            f"{name:44} {row['epochs']:6} {row['tau']:6.2f} {row['low']:6.2f} to {row['high']:5.2f} "
+            f"{row['first_choice']:+6.2f} {row['best_tenth']:+6.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    found = measure_estimates(config)
+    print(table(found))
+    measure.write(config.json, measure.provenance(asdict(config)) | found)
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
