@@ -5,7 +5,7 @@
 
 Tables are those of image_table.py; those of `--short` hold the same cells, trained for fewer epochs with the
 learning rate falling to 0. An estimate that was made in one repeat is held against the mean test accuracy of
-the other repeats, whose start values, batches and crops it never saw, so another full training is the ceiling.
+the other repeats, whose start values, batches and crops it never saw: another full training is the ceiling.
 First comes what there is to gain: the spread between cells with the noise of a training taken out, and what
 the best of so many cells would have above the mean.
 """
@@ -15,18 +15,17 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
-import measure
+import evidence
 import numpy as np
 import scipy.stats
 
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "resamples", 1)
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
 
 
 class Trainings(NamedTuple):
@@ -82,12 +81,13 @@ def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.n
 
     `annealed`: the trainings are short ones, of which only the end is an estimate that was not there before.
     """
-    columns, found = trainings.columns, {}
+    columns = trainings.columns
+    found: dict[str, tuple[int, np.ndarray]] = {}
     ends = [trainings.epochs] if annealed else range(1, trainings.epochs + 1)
     how = "annealed" if annealed else "on the way"
     for end in ends:
-        loss = sum(columns[f"training_loss_{epoch}"] for epoch in range(1, end + 1))
-        found[f"training loss summed, {how}, {end}"] = (end, loss)
+        losses = np.stack([columns[f"training_loss_{epoch}"] for epoch in range(1, end + 1)])
+        found[f"training loss summed, {how}, {end}"] = (end, losses.sum(axis=0))
         for name in ("training_loss", "validation_loss", "validation_error"):
             found[f"{name.replace('_', ' ')}, {how}, {end}"] = (end, columns[f"{name}_{end}"])
     return found
@@ -120,14 +120,12 @@ def gain(truth: np.ndarray) -> dict[str, Any]:
     """What there is to gain: spreads in points, and the expected best of so many cells above the mean."""
     complete = truth[np.isfinite(truth).all(axis=1)]
     repeats = complete.shape[1]
-    noise = float(complete.var(axis=1, ddof=1).mean())  # of one training
-    between = max(0.0, float(complete.mean(axis=1).var(ddof=1)) - noise / repeats)
-    effects = complete.mean(axis=0)  # what a repeat's start values and batches do to all cells
-    alone = complete - effects
-    interaction = float((alone - alone.mean(axis=1, keepdims=True)).var()) * repeats / max(1, repeats - 1)
+    # A repeat's start values and batches help or hurt all cells alike: that is no noise between cells.
+    alike = complete - complete.mean(axis=0)
+    noise = float(alike.var(axis=1, ddof=1).mean())  # of one training
+    between = max(0.0, float(alike.mean(axis=1).var(ddof=1)) - noise / repeats)
     # The truth without its noise: deviations from the mean, shrunk by their reliability.
-    deviations = complete.mean(axis=1) - complete.mean()
-    shrunk = deviations * math.sqrt(between / max(between + interaction / repeats, 1e-12))
+    shrunk = alike.mean(axis=1) * math.sqrt(between / max(between + noise / repeats, 1e-12))
     rng = np.random.default_rng(0)
     best = {
         str(count): float(np.mean([rng.choice(shrunk, count).max() for _ in range(4000)]))
@@ -138,7 +136,7 @@ def gain(truth: np.ndarray) -> dict[str, Any]:
         "cells": len(complete),
         "mean": float(complete.mean()),
         "sd_between_cells": math.sqrt(between),
-        "sd_of_a_training": math.sqrt(interaction),
+        "sd_of_a_training": math.sqrt(noise),
         "best_of": best | {"all": float(shrunk.max())},
     }
 
@@ -192,8 +190,8 @@ def table(found: dict[str, Any]) -> str:
 def main(config: Config) -> None:
     found = measure_estimates(config)
     print(table(found))
-    measure.write(config.json, measure.provenance(asdict(config)) | found)
+    evidence.write(config.json, evidence.provenance(asdict(config)) | found)
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

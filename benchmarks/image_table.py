@@ -224,7 +224,8 @@ def open_folder(config: Config) -> Path:
         there = json.loads(file.read_text())["settings"]
         differing = [f"--{name} {there.get(name)}" for name in settings if there.get(name) != settings[name]]
         if differing:
-            raise ValueError(f"--out {folder}: holds a table made with {', '.join(differing)}")
+            others = ", ".join(differing)
+            raise ValueError(f"--out {folder}: holds a table made with other settings: {others}")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         origin = evidence.provenance(asdict(config))

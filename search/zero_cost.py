@@ -19,13 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from model import Network
+
 NAMES = ("nwot", "synflow", "grad_norm", "snip")
 
 
-def scores(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+def scores(network: Network, images: Tensor, labels: Tensor) -> dict[str, float]:
     """All scores of `network` at its start, on one batch (N, C, H, W), (N,); larger is more of each.
 
-    nwot and synflow are natural logarithms already, the others are not. The network stays as it is.
+    nwot and synflow are natural logarithms already, the others are not. No path is dropped; the network stays
+    as it is.
     """
     network = copy.deepcopy(network).train()
     network.drop_path_prob = 0.0
@@ -71,7 +74,7 @@ def synflow(network: nn.Module, images: Tensor) -> float:
     total = linear(torch.ones_like(images[:1]).double())[0].sum()
     gradients = torch.autograd.grad(total, list(linear.parameters()), allow_unused=True)
     flow = sum(
-        float((weight * gradient).sum())
+        float((weight.detach() * gradient).sum())
         for weight, gradient in zip(linear.parameters(), gradients, strict=True)
         if gradient is not None
     )

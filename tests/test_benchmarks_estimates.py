@@ -1,0 +1,106 @@
+"""image_table.py and estimates.py: a small table, resumed, and estimates with a known answer."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import estimates  # noqa: E402
+from estimates import gain, others, quality  # noqa: E402
+
+SMALL = "--set digits --images 60 --no_named --epochs 2 --init_channels 2 --layers 1 --batch_size 15"
+
+
+def run(script, *arguments):
+    command = [sys.executable, f"benchmarks/{script}.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def lines(folder):
+    rows = list(csv.DictReader((folder / "trainings.csv").open()))
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table") / "whole"
+    done = run("image_table", "--out", folder, *SMALL.split(), "--cells", 3, "--repeats", 2)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_line_is_a_training_with_all_its_epochs(table):
+    rows = lines(table)
+    assert [(row["kind"], row["repeat"]) for row in rows] == [("random", r) for _ in range(3) for r in "01"]
+    assert len({row["arch"] for row in rows}) == 3
+    for row in rows:
+        assert len(row["arch"].split("-")) == 32
+        assert 0 <= float(row["accuracy"]) <= 100
+        assert float(row["training_loss_1"]) != float(row["training_loss_2"])
+        assert 0 <= float(row["validation_error_2"]) <= 1
+    assert len({row["training_loss_1"] for row in rows}) == 6, "repeats have other start values and batches"
+
+
+def test_it_goes_on_with_more_and_gives_what_a_whole_run_gives(table):
+    folder = table.parent / "parts"
+    first = run("image_table", "--out", folder, *SMALL.split(), "--cells", 1, "--repeats", 1)
+    assert first.returncode == 0, first.stderr
+    more = run("image_table", "--out", folder, *SMALL.split(), "--cells", 3, "--repeats", 2, "--processes", 2)
+    assert more.returncode == 0, more.stderr
+    assert lines(folder) == lines(table)
+
+
+def test_another_table_in_the_folder_is_refused(table):
+    done = run("image_table", "--out", table, *SMALL.split(), "--cells", 3, "--seed", 1)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        f"image_table.py: --out {table}: holds a table made with other settings: --seed 0"
+    )
+
+
+def test_estimates_of_a_table(table, tmp_path):
+    done = run(
+        "estimates", "--table", table / "trainings.csv", "--short", table / "trainings.csv",
+        "--resamples", 20, "--json", tmp_path / "a.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["estimates"]["training loss summed, on the way, 1"]["epochs"] == 1
+    assert found["estimates"]["validation loss, annealed, 2"]["epochs"] == 2
+    assert found["estimates"]["another full training"]["cells"] == 3
+    assert "another full training" in done.stdout
+
+
+def test_no_table_gets_one_line(tmp_path):
+    (tmp_path / "a.csv").write_text("arch,accuracy\n0-0,1\n")
+    done = run("estimates", "--table", tmp_path / "a.csv")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "no table of image_table.py" in done.stderr
+
+
+def test_an_estimate_is_held_against_trainings_that_it_did_not_see():
+    accuracy = np.array([[1.0, 5.0], [2.0, 4.0], [3.0, 9.0]])
+    assert others(accuracy).tolist() == [[5.0, 1.0], [4.0, 2.0], [9.0, 3.0]]
+    tau, first, tenth = quality(-accuracy, others(accuracy))
+    assert tau == pytest.approx(1 / 3)
+    assert first == tenth == pytest.approx((9 - 6 + 3 - 2) / 2)
+
+
+def test_what_there_is_to_gain_is_what_was_put_in():
+    rng = np.random.default_rng(0)
+    cells, noise = 2.0 * rng.standard_normal((4000, 1)), rng.standard_normal((4000, 3))
+    found = gain(50 + np.array([0.0, 3.0, -3.0]) + cells + noise)
+    assert found["sd_between_cells"] == pytest.approx(2.0, rel=0.05)
+    assert found["sd_of_a_training"] == pytest.approx(1.0, rel=0.05)
+    assert found["best_of"]["25"] == pytest.approx(1.965 * 2.0, rel=0.05)  # expected largest of 25 normals
+    assert math.isfinite(found["mean"])
+    assert estimates.Config(table="a").random_only
