@@ -10,8 +10,11 @@ The run folder gets model.pt (for test.py), card.json, epochs.csv. Test images a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from common.flags import check_installed, check_range, parse, run_script
@@ -23,8 +26,9 @@ from training.config import TrainingConfig
 class ImageFlags:
     """The images."""
 
-    set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
-    """data set; "folder" reads class folders of images from --data"""
+    set: Literal["auto", "digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "auto"
+    """data set; "folder" reads class folders of images from --data; auto: that of the search which --arch
+    names by its folder, else cifar10"""
     data: str = "data"
     """folder that holds the data sets, or the class folders"""
     image_size: int | None = None
@@ -69,8 +73,9 @@ if __name__ == "__main__":
 
 import torch
 
+import genotypes
 from common import distributed
-from common.run_folder import RunFolder, new_name, resume
+from common.run_folder import SETTINGS, RunFolder, new_name, resume
 from images import sets
 from images.augmentation import Augmentation
 from model import NetworkCIFAR
@@ -79,13 +84,14 @@ from training.evaluation import Batches
 from training.precision import choose_precision
 from training.run import TrainingRun
 from training.weights import draw_network
-from utils import derive_seed
+from utils import derive_seed, say
 
 
 def main(config: Config) -> None:
     if config.resume:
         config = resume(config, free=("data", "device", "checkpoint_steps", "tensorboard"))
     device = distributed.init(config.device)
+    config = with_set(config)
     torch.set_num_threads(config.threads)
     images = load(config, device)
     sizes = {"in_channels": images.train.channels, "image_size": images.train.image_size}
@@ -115,6 +121,30 @@ def main(config: Config) -> None:
         if loop.finish(run, config, images, "train.py", "validation" if config.validate else "test"):
             path = run.folder.path / "model.pt"
             run.folder.log.info(f"wrote {path}; evaluate it with: test.py --model_path {path}")
+
+
+def with_set(config: Config) -> Config:
+    """The same flags with the data set in place of "auto", and with the folder and size of the search's images.
+
+    ValueError where the search's settings name no data set.
+    """
+    if config.set != "auto":
+        return config
+    file = Path(config.arch, SETTINGS)
+    if config.arch in genotypes.names() or not file.is_file():
+        return dataclasses.replace(config, set="cifar10")
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        name, data, size = (settings[key] for key in ("set", "data", "image_size"))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        name = data = size = None
+    if name not in sets.SETS or not isinstance(data, str) or not isinstance(size, int | None):
+        raise ValueError(f"{file}: does not say which images the search used; give --set")
+    data = data if config.data == Config.data else config.data
+    size = size if config.image_size is None else config.image_size
+    words = f"{name} {data}" if name == "folder" else name
+    say(f"--set is not given: {words}, as the search {config.arch} had")
+    return dataclasses.replace(config, set=name, data=data, image_size=size)
 
 
 @dataclass
@@ -163,10 +193,15 @@ def load(config: Config, device: torch.device) -> Images:
     else:
         measured = sets.load(config.set, config.data, "test", config.image_size)
     smallest = 2 * distributed.world_size() * config.micro_batches
-    if not smallest <= config.batch_size <= len(train):
+    if config.batch_size > len(train):
+        raise ValueError(
+            f"--batch_size {config.batch_size}: there are {len(train)} training images; "
+            f"give --batch_size {len(train)} or less"
+        )
+    if config.batch_size < smallest:
         raise ValueError(
             f"--batch_size {config.batch_size}: {distributed.world_size()} processes with --micro_batches "
-            f"{config.micro_batches} need at least {smallest}, two images each; there are {len(train)} images"
+            f"{config.micro_batches} need at least {smallest}, two images each"
         )
     fingerprint = f"{train.fingerprint()} {measured.fingerprint()}"
     return Images(

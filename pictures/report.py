@@ -6,8 +6,11 @@ light or dark screen. It is made for a run at any moment: just begun, going on, 
 
 import json
 import math
+import shlex
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +36,28 @@ def duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def training_command(arch: str | Path, settings: Mapping[str, Any]) -> str:
+    """The command line that trains `arch`, found by a search of these settings, on the same images.
+
+    Its size is that of the limits, where the search had any; else it stands to the candidates' as the published
+    network (36 channels, 20 cells) stands to the published candidates (16, 8).
+    """
+    limited = any(settings.get(name) is not None for name in ("max_parameters", "max_multiply_adds"))
+    channels, layers = settings.get("init_channels", 16), settings.get("layers", 8)
+    if limited:
+        size = settings.get("full_channels", 36), settings.get("full_layers", 20)
+    else:
+        size = max(1, round(channels * 36 / 16)), max(1, round(layers * 20 / 8))
+    name, data = settings.get("set", "cifar10"), settings.get("data", "data")
+    words = ["python", "train.py", "--arch", str(arch), "--set", name]
+    words += ["--data", data] if name == "folder" or data != "data" else []
+    words += ["--image_size", settings["image_size"]] if settings.get("image_size") else []
+    words += ["--init_channels", size[0], "--layers", size[1]]
+    words += ["--batch_size", settings["batch_size"]] if settings.get("batch_size", 256) < 128 else []
+    words += ["--auxiliary", "--cutout"] if name in ("cifar10", "cifar100") else []
+    return shlex.join(str(word) for word in words)
 
 
 def _is_winner(row: Row) -> bool:
@@ -80,7 +105,8 @@ def _cells(run: RecordedRun, drawings: dict[str, str]) -> str:
         "<p>The search is not finished: this cell has the lowest loss among those trained in the last "
         "generation.</p>"
     )
-    use = f"<p>Train it at full size: <code>python train.py --arch {escape(str(run.folder))}</code></p>"
+    command = training_command(run.folder, run.config)
+    use = f"<p>Train it at full size: <code>{escape(command)}</code></p>"
     return (
         f"<h2>{'The winner' if run.finished else 'The best cell so far'}</h2>{'' if run.finished else note}"
         f'<div class="cells">{"".join(figures)}</div><details><summary>Genotype</summary>'

@@ -12,6 +12,7 @@ from common import checkpoint, distributed
 from genotypes import Genotype
 from images import sets
 from model import NetworkCIFAR
+from pictures import report
 from search.candidates import Job, Task, compare, train_all
 from search.record import Finalist
 from search.run import SearchRun
@@ -87,7 +88,10 @@ def record_winner(run: SearchRun) -> None:
     place = run.folder.path
     if str(place) in genotypes.names():
         place = place / "genotype.json"
-    run.folder.log.info(f"go on with: train.py --arch {name or place}")
+    images = len(run.task.train) + len(run.task.validation)
+    settings = dataclasses.asdict(run.config) | {"batch_size": min(run.config.batch_size, images)}
+    command = report.training_command(name or place, settings)
+    run.folder.log.info(f"go on with: {command}")
 
 
 def is_recorded(run: SearchRun) -> bool:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from conftest import random_cell
 
 import genotypes
+import train
 import visualize
+from common.flags import parse
 from genotypes import PRIMITIVES
 from pictures import plots, report, tables
 
@@ -362,3 +365,24 @@ def test_short(value: float, text: str) -> None:
 
 def test_duration() -> None:
     assert [report.duration(s) for s in (41.6, 200, 7500)] == ["42 s", "3 min 20 s", "2 h 05 min"]
+
+
+def given(arch: str, **settings: object) -> train.Config:
+    """What train.py makes of the command that a search of these settings suggests."""
+    words = shlex.split(report.training_command(arch, settings))
+    assert words[:2] == ["python", "train.py"]
+    return parse(train.Config, words[2:])
+
+
+def test_the_suggested_command_trains_on_the_images_of_the_search(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a run; of mine")
+    (run / "genotype.json").write_text(genotypes.to_json(random_cell(0)))
+    found = given(str(run), set="digits", data="data", init_channels=8, layers=3, batch_size=64)
+    assert (found.arch, found.set, found.data, found.batch_size) == (str(run), "digits", "data", 64)
+    assert (found.init_channels, found.layers) == (18, 8)
+    found = given("DARTS", set="folder", data="my photos", image_size=32, batch_size=256)
+    assert (found.set, found.data, found.image_size, found.batch_size) == ("folder", "my photos", 32, 128)
+    published = given("DARTS", set="cifar10", data="data", init_channels=16, layers=8, batch_size=256)
+    assert published == train.Config(arch="DARTS", set="cifar10", auxiliary=True, cutout=True)
+    limited = given("DARTS", set="digits", layers=3, max_parameters=1.0, full_channels=20, full_layers=11)
+    assert (limited.init_channels, limited.layers) == (20, 11)

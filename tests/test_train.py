@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -503,3 +504,45 @@ def test_a_finished_run_is_not_repeated_and_others_are_refused(run, finished):
     assert code == 2
     assert "--learning_rate (was 0.025, now 0.1)" in err
     assert (finished / "model.pt").read_bytes() == before
+
+
+def searched(folder, **settings):
+    """What a search leaves that a training reads: the winner, and the settings."""
+    folder.mkdir()
+    (folder / "genotype.json").write_text(genotypes.to_json(genotypes.lookup("DARTS")))
+    (folder / "config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def test_without_a_set_the_images_are_those_of_the_search(run, tmp_path):
+    search = searched(tmp_path / "a search", set="digits", data="data", image_size=None)
+    size = "--init_channels 2 --layers 1 --device cpu --batch_size 721 --epochs 1 --validate 0.3"
+    code, out, err = run("--arch", Path(search), size, "--save", tmp_path / "run")
+    assert code == 0, err
+    assert f"--set is not given: digits, as the search {search} had" in out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["set"] == "digits"
+    code, out, err = run("--resume", tmp_path / "run")
+    assert code == 0, err
+
+
+def test_a_search_takes_no_images_from_a_flag_that_is_given(tmp_path):
+    search = searched(tmp_path / "search", set="folder", data="photos", image_size=32)
+    found = train.with_set(train.Config(arch=search))
+    assert (found.set, found.data, found.image_size) == ("folder", "photos", 32)
+    found = train.with_set(train.Config(arch=search, data="others", image_size=64))
+    assert (found.set, found.data, found.image_size) == ("folder", "others", 64)
+    assert train.with_set(train.Config(arch=search, set="digits")).set == "digits"
+    assert train.with_set(train.Config(arch="DARTS")).set == "cifar10"
+    for content in ("{", "[]", '{"set": "mnist", "data": "data", "image_size": null}'):
+        (tmp_path / "search" / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"config\.json: does not say .*; give --set"):
+            train.with_set(train.Config(arch=search))
+
+
+def test_a_batch_larger_than_the_set_says_what_to_give(run, tmp_path):
+    code, _, err = run("--set digits --device cpu --batch_size 4000", "--save", tmp_path / "run")
+    assert code == 2
+    assert err == (
+        "train.py: --batch_size 4000: there are 1442 training images; give --batch_size 1442 or less\n"
+    )
+    assert not (tmp_path / "run").exists()
