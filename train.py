@@ -124,7 +124,7 @@ def main(config: Config) -> None:
 
 
 def with_set(config: Config) -> Config:
-    """The same flags with the data set in place of "auto", and with the folder and size of the search's images.
+    """The same flags with the data set in place of "auto", and the folder and size of the search's images.
 
     ValueError where the search's settings name no data set.
     """

@@ -41,8 +41,8 @@ def duration(seconds: float) -> str:
 def training_command(arch: str | Path, settings: Mapping[str, Any]) -> str:
     """The command line that trains `arch`, found by a search of these settings, on the same images.
 
-    Its size is that of the limits, where the search had any; else it stands to the candidates' as the published
-    network (36 channels, 20 cells) stands to the published candidates (16, 8).
+    Its size is that of the limits, where the search had any; else it stands to the candidates' as the
+    published network (36 channels, 20 cells) stands to the published candidates (16, 8).
     """
     limited = any(settings.get(name) is not None for name in ("max_parameters", "max_multiply_adds"))
     channels, layers = settings.get("init_channels", 16), settings.get("layers", 8)

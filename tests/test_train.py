@@ -437,7 +437,7 @@ def test_another_number_of_processes_is_said(run, unfinished):
         ("--arch NoSuchCell", ["NoSuchCell", "RelativeNAS"]),
         ("--layers 0", ["--layers 0", "at least 1"]),
         ("--batch_size 1", ["--batch_size 1"]),
-        ("--batch_size 5000", ["--batch_size 5000", "1442 images"]),
+        ("--batch_size 5000", ["--batch_size 5000", "1442 training images", "--batch_size 1442"]),
         ("--batch_size 4 --micro_batches 4", ["--batch_size 4", "at least 8"]),
         ("--auxiliary_weight 0.2", ["--auxiliary_weight", "--auxiliary"]),
         ("--warmup_epochs 2", ["--warmup_epochs 2", "--epochs 2"]),
