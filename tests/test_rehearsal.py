@@ -1,0 +1,398 @@
+"""Every script on a device that is not the CPU: same results, no waiting within a step, few launches.
+
+The CPU computes by PyTorch's own functions here (`operations.quick` is off), as other devices do. Both then run
+the same kernels in the same order, and must agree to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import rehearsal
+import torch
+from conftest import ENVIRONMENT, ROOT, Program, epochs, random_cell, results, rows
+from PIL import Image
+
+import model
+import operations
+import test as test_script
+import test_imagenet
+import train
+import train_imagenet
+import train_search
+from common import checkpoint, flags
+from images import sets
+from model import NetworkCIFAR, NetworkImageNet
+from training import loop
+
+if (reason := rehearsal.missing()) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+DEVICE = "rehearsal:0"
+
+# What waits for the host, or launches, today. A change may lower these figures; raising one needs a reason.
+READS_PER_STEP = 0
+UPLOADS_PER_STEP = 4  # of augmented images: indices, uniforms, mirrored, sources; the aim is one an epoch
+UPLOADS_PER_LARGE_STEP = 2  # decoded images and their labels
+GRAPHS_WITH_DROP_PATH = 2  # the generator of the masks cuts a compiled network in two; the aim is 1
+
+SEARCH = "--set digits --images 200 --pop_size 4 --generations 3 --finalists 1 --init_channels 4 --layers 3"
+SEARCH += " --batch_size 50 --final_epochs 2 --recalibrate 1 --device cpu"
+TRAIN = "--set digits --init_channels 4 --layers 3 --batch_size 360 --device cpu"
+RECIPE = f"{TRAIN} --epochs 2 --auxiliary --cutout --ema 0.9 --label_smoothing 0.1 --micro_batches 2"
+LARGE = "--image_size 64 --init_channels 4 --layers 3 --batch_size 4 --workers 0 --device cpu"
+LARGE_RECIPE = f"{LARGE} --epochs 2 --warmup_epochs 1 --learning_rate 0.05 --micro_batches 2"
+
+
+@contextlib.contextmanager
+def plain_cpu() -> Iterator[None]:
+    """The CPU without the functions that are for it alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (operations, model):
+            patch.setattr(module, "quick", lambda x: False)
+        yield
+
+
+WHERE = {"cpu": plain_cpu, "rehearsal": rehearsal.in_place_of_the_cpu}
+
+
+def start(where: str, script: ModuleType, *given: object) -> rehearsal.Count:
+    """Run a script's `main` on a device; what it asked of the rehearsal device."""
+    words = [str(word) for flag in given for word in (flag.split() if isinstance(flag, str) else [flag])]
+    with pytest.MonkeyPatch.context() as patch, WHERE[where](), rehearsal.count() as counted:
+        patch.setattr(sys, "argv", [Path(script.__file__).name, *words])  # which --resume reads
+        script.main(flags.parse(script.Config, words))
+    return counted
+
+
+class Killed(BaseException):
+    """Nothing of the program runs after it."""
+
+
+@contextlib.contextmanager
+def killed_at_checkpoint(number: int) -> Iterator[None]:
+    """Stop a program when this checkpoint is written but has not got its name yet."""
+    replace, names = os.replace, []
+
+    def replace_or_die(source: str, target: str | Path) -> None:
+        names.append(Path(target).name)
+        if names[-1] == "checkpoint.pt" and names.count("checkpoint.pt") == number:
+            raise Killed
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", replace_or_die)
+        yield
+
+
+def assert_equal_networks(first: Path, second: Path) -> None:
+    """Fails unless both runs ended with the same weights, to the bit."""
+    a, b = (checkpoint.load(run / "model.pt", "network")["state_dict"] for run in (first, second))
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+# ---- the device itself
+
+
+@pytest.fixture
+def on_device() -> Iterator[None]:
+    with rehearsal.in_place_of_the_cpu():
+        yield
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_computes_what_it_computes_on_the_cpu(on_device: None, training: bool) -> None:
+    network = NetworkCIFAR(4, 10, 3, True, random_cell(1), image_size=16).train(training)
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    network.drop_path_prob = 0.3
+    gradients = []
+    for device in ("cpu", DEVICE):
+        network.to(device).zero_grad()
+        network.drop_path_generator = torch.Generator(device).manual_seed(3)
+        logits, logits_aux = network(images.to(device))
+        total = logits if logits_aux is None else logits + logits_aux
+        torch.nn.functional.cross_entropy(total, labels.to(device)).backward()
+        gradients.append([p.grad.cpu() for p in network.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 50
+    for cpu, other in zip(*gradients, strict=True):
+        assert torch.allclose(cpu, other, rtol=1e-3, atol=1e-5 * float(cpu.abs().max()) + 1e-7)
+
+
+MISTAKES = {
+    "add": lambda x: x + torch.ones(3),
+    "mm": lambda x: x[None] @ torch.ones(3, 3),
+    "cat": lambda x: torch.cat([x, torch.ones(3)]),
+    "stack": lambda x: torch.stack([x.sum(), torch.tensor(1.0)]),
+    "index_select": lambda x: x.index_select(0, torch.tensor([1])),
+    "add_": lambda x: torch.zeros(()).add_(x.sum()),
+    "foreach_add_": lambda x: torch._foreach_add_([x], [torch.ones(3)]),
+    "rand": lambda x: torch.rand(3, device=DEVICE, generator=torch.Generator()),
+    "uniform_": lambda x: x.uniform_(generator=torch.Generator()),
+    "mul": lambda x: x * x.to("rehearsal:1"),
+    "convolution": lambda x: torch.nn.Conv1d(3, 1, 1)(x[None, :, None]),
+}
+
+
+@pytest.mark.parametrize("operation", MISTAKES)
+def test_tensors_of_two_devices_are_an_error_that_names_the_operation(on_device: None, operation: str) -> None:
+    with pytest.raises(rehearsal.WrongDevice, match=rf"{operation}\S* at tests/test_rehearsal.py:\d+: .* on "):
+        MISTAKES[operation](torch.ones(3, device=DEVICE))
+    with pytest.raises(TypeError, match="tensor of rehearsal:0 to numpy"):
+        torch.ones(3, device=DEVICE).numpy()
+
+
+def test_what_cuda_allows_is_allowed(on_device: None) -> None:
+    x = torch.arange(3.0, device=DEVICE)
+    assert (x * torch.tensor(2.0) + 1).tolist() == [1, 3, 5]
+    assert torch.where(x > 1, x, torch.tensor(0.0)).tolist() == [0, 0, 2]
+    with rehearsal.count() as counted:
+        assert x[torch.tensor([2, 0])].cpu().tolist() == [2, 0]
+    assert (len(counted.uploads), len(counted.reads)) == (1, 1)
+
+
+READS = {
+    "item": lambda x: x.sum().item(),
+    "float": lambda x: float(x[0]),
+    "bool": lambda x: bool((x > 1).any()),
+    "cpu": lambda x: x.cpu(),
+    "tolist": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(force=True),
+    "copy_": lambda x: torch.empty(3).copy_(x),
+    "equal": lambda x: torch.equal(x, x.clone()),
+    "nonzero": lambda x: x.nonzero(),
+    "mask": lambda x: x[x > 1],
+    "masked_select": lambda x: x.masked_select(x > 1),
+    "unique": lambda x: x.unique(),
+    "save": lambda x: torch.save(x, io.BytesIO()),
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_a_read_by_the_host_is_counted(on_device: None, how: str) -> None:
+    x = torch.arange(3.0, device=DEVICE)
+    with rehearsal.count() as counted:
+        READS[how](x)
+    assert len(counted.reads) == 1
+    assert "at tests/test_rehearsal.py:" in counted.reads[0]
+
+
+def test_launches_and_copies_are_counted(on_device: None) -> None:
+    x = torch.ones(4, 5)
+    with rehearsal.count() as counted:
+        y = x.to(DEVICE)
+        y.view(20)[3:].detach().unsqueeze(0).expand(2, 17)
+        torch.empty(3, device=DEVICE)
+    assert counted.launches == 0
+    assert (len(counted.uploads), counted.uploaded, counted.pageable) == (1, 80, 1)
+    with rehearsal.count() as counted:
+        y.mul_(2).half().float().half()
+        x.pin_memory().to(DEVICE, non_blocking=True)
+        torch._foreach_add_([y] * 111, 1.0)
+        y.to("cpu", non_blocking=True)
+    assert dict(counted.operations) == {"mul_": 1, "_to_copy": 3, "_foreach_add_": 2}
+    assert (counted.casts, counted.pageable, counted.downloaded, counted.reads) == (3, 0, 80, [])
+
+
+def test_a_mistake_in_a_script_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "_scale_and_shift", lambda *x: (torch.ones(8), torch.ones(8)))
+    with pytest.raises(rehearsal.WrongDevice, match=r"addcmul\S* at images/sets.py:\d+: a tensor \(8,\) is on cpu"):
+        start("rehearsal", train, TRAIN, "--save", tmp_path / "run")
+
+
+# ---- searches
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same search on the CPU and on the device, and on the device with two kills."""
+    root = tmp_path_factory.mktemp("searches")
+    for where in WHERE:
+        start(where, train_search, SEARCH, "--save", root / where)
+    return {where: root / where for where in WHERE}
+
+
+def test_a_search_is_that_of_the_cpu(searches: dict[str, Path]) -> None:
+    assert results(searches["rehearsal"]) == results(searches["cpu"])
+    assert len(rows(searches["cpu"] / "history.csv")) == 6
+    assert all(math.isfinite(float(row["loss_a"])) for row in rows(searches["cpu"] / "history.csv"))
+    assert_equal_networks(searches["rehearsal"], searches["cpu"])
+
+
+def test_a_search_goes_on_in_the_middle_and_in_the_finals(searches: dict[str, Path], tmp_path: Path) -> None:
+    with killed_at_checkpoint(4):
+        start("rehearsal", train_search, SEARCH, "--save", tmp_path / "run")
+    with killed_at_checkpoint(5):  # the sixth comparison's was the third
+        start("rehearsal", train_search, "--resume", tmp_path / "run")
+    state = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "search")
+    assert (len(state["history"]), len(state["finalists"])) == (6, 1)
+    start("rehearsal", train_search, "--resume", tmp_path / "run")
+    assert results(tmp_path / "run") == results(searches["rehearsal"])
+    assert_equal_networks(tmp_path / "run", searches["rehearsal"])
+
+
+def test_a_random_search_is_that_of_the_cpu(tmp_path: Path) -> None:
+    for where in WHERE:
+        words = f"{SEARCH} --strategy random --generations 1 --recalibrate 0"
+        start(where, train_search, words, "--save", tmp_path / where)
+    assert results(tmp_path / "rehearsal") == results(tmp_path / "cpu")
+
+
+def in_two_processes(folder: Path, script: str, *given: object) -> str:
+    """Run a script on the device in two processes, as torchrun does; what the first one prints."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    words = [str(word) for flag in given for word in (flag.split() if isinstance(flag, str) else [flag])]
+    command = [sys.executable, str(ROOT / "tests" / "rehearsal.py"), script, *words]
+    both = [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=ENVIRONMENT | together | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        printed = [process.communicate(timeout=300) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], printed
+    return printed[0][0]
+
+
+def test_two_processes_search_as_one_does(searches: dict[str, Path], tmp_path: Path) -> None:
+    printed = in_two_processes(tmp_path, "train_search", SEARCH, "--save", tmp_path / "run")
+    assert results(tmp_path / "run") == results(searches["rehearsal"])
+    assert_equal_networks(tmp_path / "run", searches["rehearsal"])
+    assert int(printed.split()[-2]) > 0, "no messages"
+
+
+# ---- trainings
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same training on the CPU and on the device."""
+    root = tmp_path_factory.mktemp("trainings")
+    for where in WHERE:
+        start(where, train, RECIPE, "--save", root / where)
+    return {where: root / where for where in WHERE}
+
+
+def test_a_training_is_that_of_the_cpu(trainings: dict[str, Path]) -> None:
+    assert epochs(trainings["rehearsal"]) == epochs(trainings["cpu"])
+    assert_equal_networks(trainings["rehearsal"], trainings["cpu"])
+    found = [checkpoint.load(run / "model.pt", "network")["result"] for run in trainings.values()]
+    assert found[0] == found[1]
+
+
+def test_a_training_goes_on(trainings: dict[str, Path], tmp_path: Path) -> None:
+    with killed_at_checkpoint(3):
+        start("rehearsal", train, RECIPE, "--checkpoint_steps 2 --save", tmp_path / "run")
+    start("rehearsal", train, "--resume", tmp_path / "run")
+    assert epochs(tmp_path / "run") == epochs(trainings["rehearsal"])
+    assert_equal_networks(tmp_path / "run", trainings["rehearsal"])
+
+
+def test_a_training_starts_from_weights(trainings: dict[str, Path], tmp_path: Path) -> None:
+    weights = trainings["cpu"] / "model.pt"
+    for where in WHERE:
+        words = f"{TRAIN} --epochs 1 --validate 0.3 --weights {weights}"
+        start(where, train, words, "--save", tmp_path / where)
+    assert_equal_networks(tmp_path / "rehearsal", tmp_path / "cpu")
+    assert epochs(tmp_path / "rehearsal") == epochs(tmp_path / "cpu")
+
+
+def test_two_processes_train_as_two_on_the_cpu(tmp_path: Path, program: Program) -> None:
+    words = [*TRAIN.split(), "--epochs", "1", "--save"]
+    code, _, error = program.run_two(*words, tmp_path / "cpu", script="train")
+    assert code == 0, error
+    in_two_processes(tmp_path, "train", *words, tmp_path / "rehearsal")
+    losses = [float(epochs(tmp_path / where)[0]["loss"]) for where in WHERE]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # that CPU used its own functions
+
+
+def test_an_evaluation_is_that_of_the_cpu(
+    trainings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "picture.png")
+    model_path = f"--device cpu --model_path {trainings['cpu'] / 'model.pt'}"
+    printed = []
+    for where in WHERE:
+        start(where, test_script, model_path, "--predict", tmp_path / "picture.png")
+        printed.append(capsys.readouterr().out)
+        start(where, test_script, model_path)
+        printed.append(capsys.readouterr().out.splitlines()[1])
+    assert printed[:2] == printed[2:]
+    assert "picture.png: " in printed[0]
+    assert "top-1 error" in printed[1]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """14 training images and 5 others in two classes."""
+    root = tmp_path_factory.mktemp("tree")
+    random = np.random.default_rng(0)
+    for part, counts in (("train", (7, 7)), ("val", (3, 2))):
+        for name, amount in zip(("a", "b"), counts, strict=True):
+            (root / part / name).mkdir(parents=True)
+            for index in range(amount):
+                pixels = random.integers(0, 256, (70, 80, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+    return root
+
+
+def test_a_training_on_large_images_is_that_of_the_cpu(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for where in WHERE:
+        start(where, train_imagenet, LARGE_RECIPE, "--data", tree, "--save", tmp_path / where)
+        words = f"--model_path {tmp_path / where / 'model.pt'} --workers 0 --device cpu"
+        capsys.readouterr()
+        start(where, test_imagenet, words, "--data", tree)
+        printed.append(capsys.readouterr().out.splitlines()[1])
+    assert epochs(tmp_path / "rehearsal") == epochs(tmp_path / "cpu")
+    assert_equal_networks(tmp_path / "rehearsal", tmp_path / "cpu")
+    assert printed[0] == printed[1]
+    with killed_at_checkpoint(4):  # two after each epoch's third and last step
+        words = f"{LARGE_RECIPE} --checkpoint_steps 3"
+        start("rehearsal", train_imagenet, words, "--data", tree, "--save", tmp_path / "run")
+    start("rehearsal", train_imagenet, "--resume", tmp_path / "run")
+    assert_equal_networks(tmp_path / "run", tmp_path / "cpu")
+
+
+# ---- what waits
+
+
+def of_steps(counted: list[str]) -> list[str]:
+    """Without those of checkpoints, which are as many as there are tensors."""
+    return [place for place in counted if "common/checkpoint.py" not in place]
+
+
+def test_a_training_step_waits_for_nothing(tmp_path: Path) -> None:
+    few, many = (
+        start("rehearsal", train, f"{TRAIN} --epochs 1 --batch_size {size} --save {tmp_path / str(size)}")
+        for size in (360, 120)
+    )
+    steps = math.ceil(1442 / 120) - math.ceil(1442 / 360)
+    assert len(of_steps(many.reads)) - len(of_steps(few.reads)) == READS_PER_STEP * steps, many.reads
+    evaluated = math.ceil(355 / 120) - math.ceil(355 / 360)
+    uploads = len(many.uploads) - len(few.uploads)
+    assert uploads <= UPLOADS_PER_STEP * steps + evaluated, many.uploads
