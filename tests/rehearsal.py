@@ -1,6 +1,6 @@
 """A device that rehearses a GPU: it computes on the CPU, refuses what a GPU would refuse, and counts.
 
-    python tests/rehearsal.py train_search --set digits --generations 2      # a script on it, and what it counted
+    python tests/rehearsal.py train_search --set digits --generations 2     # a script on it; what it counted
 
     rehearsal.set_up()                               # once in a process; `missing()` says where it cannot be
     with rehearsal.count() as counted:
@@ -8,8 +8,8 @@
     print(counted.launches, counted.reads, counted.uploads)
 
 PyTorch lets Python pose as a device. A tensor there wraps one on the CPU, and each of its operations passes
-through `RehearsalTensor.__torch_dispatch__`. What it cannot show: speed, memory, the order of a GPU's streams,
-the rounding and the memory layouts of its kernels, and NCCL (processes exchange by gloo).
+through `RehearsalTensor.__torch_dispatch__`. What it cannot show: speed, memory, the order of a GPU's
+streams, the rounding and the memory layouts of its kernels, and NCCL (processes exchange by gloo).
 """
 
 from __future__ import annotations
@@ -20,121 +20,30 @@ import importlib
 import os
 import sys
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import counting
 import torch
+from counting import Count, count
 from torch import Tensor
+
+__all__ = [
+    "NAME",
+    "Count",
+    "RehearsalTensor",
+    "WrongDevice",
+    "count",
+    "in_place_of_the_cpu",
+    "missing",
+    "set_up",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "rehearsal"
-DEVICES = 2
-HALF = (torch.bfloat16, torch.float16)
 aten = torch.ops.aten
-
-# ---- what is counted
-
-
-@dataclass
-class Count:
-    """What a stretch of a program asked of the device.
-
-    A launch is an operation that makes a GPU work: no view, no memory alone, no copy from or to the host. One
-    on lists of tensors launches for every 110 to 30 of them, depending on how many lists there are. A read
-    makes the host wait for the device. An upload that is not both pinned and non-blocking makes it wait, too.
-    """
-
-    operations: Counter[str] = field(default_factory=Counter)  # launches by operation
-    casts: int = 0  # launches that only change the precision
-    reads: list[str] = field(default_factory=list)  # each as "operation at file:line"
-    uploads: list[str] = field(default_factory=list)
-    downloads: list[str] = field(default_factory=list)  # those that block are reads as well
-    uploaded: int = 0  # bytes
-    downloaded: int = 0  # bytes
-    pageable: int = 0  # uploads that are not both pinned and non-blocking
-    messages: int = 0  # to other processes
-
-    @property
-    def launches(self) -> int:
-        return self.operations.total()
-
-    def __str__(self) -> str:
-        return (
-            f"{self.launches} launches, of them {self.casts} casts; {len(self.reads)} reads, "
-            f"{len(self.uploads)} uploads ({self.pageable} pageable, {self.uploaded} bytes), "
-            f"{len(self.downloads)} downloads ({self.downloaded} bytes), {self.messages} messages"
-        )
-
-
-_counting: list[Count] = []
-
-
-@contextlib.contextmanager
-def count() -> Iterator[Count]:
-    """Count what the device is asked for until the end of the block."""
-    counted = Count()
-    _counting.append(counted)
-    try:
-        yield counted
-    finally:
-        _counting.remove(counted)
-
-
-def _at(func: Any) -> str:
-    """The operation, and the line of the project that asked for it; the backward pass has none."""
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        file = Path(frame.f_code.co_filename)
-        if file != Path(__file__) and file.is_relative_to(ROOT) and ".venv" not in file.parts:
-            return f"{func} at {file.relative_to(ROOT)}:{frame.f_lineno}"
-        frame = frame.f_back
-    return f"{func}"
-
-
-NO_KERNEL = {"_local_scalar_dense", "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_"}
-LIST_LIMITS = (110, 64, 48, 36, 30)  # tensors in one launch on one list, on two, ... (MultiTensorApply.cuh)
-
-
-def _note_launch(func: Any, args: Any, out: Any) -> None:
-    name = func.overloadpacket.__name__
-    if func.is_view or name in NO_KERNEL:
-        return
-    launches = 1
-    if name.startswith(("_foreach", "_fused", "_amp_foreach")):
-        lists = [x for x in (*args, out) if isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)]
-        if lists:
-            launches = -(-len(lists[0]) // LIST_LIMITS[min(len(lists), len(LIST_LIMITS)) - 1])
-    cast = name == "_to_copy" and out.dtype != args[0].dtype
-    for counted in _counting:
-        counted.operations[name] += launches
-        counted.casts += cast
-
-
-def _note_read(func: Any) -> None:
-    where = _at(func) if _counting else ""
-    for counted in _counting:
-        counted.reads.append(where)
-
-
-def _note_upload(func: Any, source: Tensor, non_blocking: bool) -> None:
-    where, size = _at(func) if _counting else "", source.numel() * source.element_size()
-    for counted in _counting:
-        counted.uploads.append(where)
-        counted.uploaded += size
-        counted.pageable += not (non_blocking and is_pinned(source))
-
-
-def _note_download(func: Any, source: Tensor, non_blocking: bool) -> None:
-    if not non_blocking:
-        _note_read(func)
-    where, size = _at(func) if _counting else "", source.numel() * source.element_size()
-    for counted in _counting:
-        counted.downloads.append(where)
-        counted.downloaded += size
-
 
 # ---- tensors
 
@@ -157,7 +66,7 @@ class RehearsalTensor(torch.Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
-    # With these two a module keeps its parameters, as objects, when it moves here: as it does on its way to CUDA.
+    # With these two a module that moves here keeps its parameters as objects, as one that moves to CUDA does.
     def __tensor_flatten__(self) -> tuple[list[str], torch.device]:
         return ["held"], self.device
 
@@ -190,7 +99,7 @@ class RehearsalTensor(torch.Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Saved as a tensor of the CPU: one of a GPU is saved with its device, and loaded onto the CPU."""
-        _note_download("torch.save", self, False)
+        counting.note_download("torch.save", self, False)
         return self.held.__reduce_ex__(protocol)
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -229,7 +138,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _copy(func, *args, **kwargs)
     target = torch.device(kwargs["device"]) if kwargs.get("device") is not None else device
     if func is aten._to_copy.default and target.type == "cpu":
-        _note_download(func, args[0], kwargs.get("non_blocking", False))
+        counting.note_download(func, args[0], kwargs.get("non_blocking", False))
         return func(args[0].held, **kwargs)
     if func.namespace == "c10d":
         return _exchange(func, args, kwargs)
@@ -239,22 +148,22 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs["device"] = "cpu"
     kwargs.pop("pin_memory", None)
     out = func(*_unwrap(args), **{name: _unwrap(value) for name, value in kwargs.items()})
-    if func is aten._local_scalar_dense.default or _size_depends_on_values(func, args):
-        _note_read(func)
-    _note_launch(func, args, out)
+    if _host_must_see_values(func, args):
+        counting.note_read(func)
+    counting.note_launch(func, args, out)
     wrapped = _wrap(out, target, {id(x.held): x for x in tensors if isinstance(x, RehearsalTensor)})
-    for tensor in tensors:
-        if isinstance(tensor, RehearsalTensor) and tensor.shape != tensor.held.shape:
-            raise NotImplementedError(f"{func}: changes the shape of a tensor in place, which {NAME} cannot do")
+    if any(isinstance(x, RehearsalTensor) and x.shape != x.held.shape for x in tensors):
+        raise RuntimeError(f"{func}: {NAME} cannot change the shape of a tensor in place")
     return wrapped if target.type == NAME else out
 
 
-def _size_depends_on_values(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the host must see values before it can go on."""
-    if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
+INDEXING = (aten.index, aten.index_put, aten.index_put_)
+
+
+def _host_must_see_values(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether what an operation returns, or its shape, depends on values that are on the device."""
+    if func.overloadpacket in INDEXING:
         return any(x.dtype in (torch.bool, torch.uint8) for x in _tensors(args[1]))
-    if func is aten._local_scalar_dense.default:
-        return True
     tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
     return not tags.isdisjoint(func.tags)
 
@@ -262,37 +171,37 @@ def _size_depends_on_values(func: Any, args: tuple[Any, ...]) -> bool:
 def _check(func: Any, args: tuple[Any, ...], tensors: list[Tensor], device: torch.device) -> None:
     """Raise WrongDevice for what CUDA refuses: tensors of several devices.
 
-    Tensors without dimensions may be on the CPU where the operation goes element by element; so may the indices
-    of `index`, which are then copied.
+    Where an operation goes element by element, its further arguments may be on the CPU if they have no
+    dimensions; so may the indices of `index`, which are then copied.
     """
     for tensor in tensors:
         if tensor.device == device:
             continue
-        elementwise = torch.Tag.pointwise in func.tags and tensor is not args[0]
-        if tensor.device.type == "cpu" and tensor.dim() == 0 and elementwise:
-            continue
-        if tensor.device.type == "cpu" and func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
-            if any(tensor is index for index in _tensors(args[1])):
-                _note_upload(func, tensor, False)
+        if tensor.device.type == "cpu" and tensor is not args[0]:
+            if tensor.dim() == 0 and torch.Tag.pointwise in func.tags:
                 continue
-        raise WrongDevice(f"{_at(func)}: a tensor {tuple(tensor.shape)} is on {tensor.device}, another on {device}")
+            if func.overloadpacket in INDEXING and any(tensor is index for index in _tensors(args[1])):
+                counting.note_upload(func, tensor, False, False)
+                continue
+        places = f"{tuple(tensor.shape)} is on {tensor.device}, another on {device}"
+        raise WrongDevice(f"{counting.at(func)}: a tensor {places}")
 
 
 def _check_generator(func: Any, generator: torch.Generator | None, device: torch.device) -> None:
     """Raise WrongDevice for a generator of another device. PyTorch hands over ours as an ordinary one."""
     found = generator if generator is None else _generators.get(generator._cdata, generator)
     if found is not None and found.device != device:
-        raise WrongDevice(f"{_at(func)}: the generator is on {found.device}, the tensor on {device}")
+        raise WrongDevice(f"{counting.at(func)}: the generator is on {found.device}, the tensor on {device}")
 
 
 def _copy(func: Any, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """`target.copy_(source)`, whatever their devices are."""
     if not isinstance(target, RehearsalTensor):
-        _note_download(func, source, non_blocking)
+        counting.note_download(func, source, non_blocking)
     elif not isinstance(source, RehearsalTensor):
-        _note_upload(func, source, non_blocking)
+        counting.note_upload(func, source, non_blocking, _is_pinned(source))
     else:
-        _note_launch(func, (target, source), target)
+        counting.note_launch(func, (target, source), target)
     _unwrap(target).copy_(_unwrap(source))
     return target
 
@@ -304,11 +213,11 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 def _exchange(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A message to other processes, by the backend that the CPU has."""
-    for counted in _counting:
-        counted.messages += 1
+    counting.note_message()
     known = {id(x.held): x for x in _tensors(args) if isinstance(x, RehearsalTensor)}
     out = func(*_unwrap(args), **kwargs)
     return _wrap(out, torch.device(NAME, 0), known)
+
 
 # ---- the device
 
@@ -316,7 +225,7 @@ _generators: weakref.WeakValueDictionary[int, Generator] = weakref.WeakValueDict
 
 
 class Generator(torch.Generator):
-    """A generator of the device, or an ordinary one; PyTorch makes none for a device written in Python."""
+    """One of the device, or an ordinary one: PyTorch makes none for a device written in Python."""
 
     _ordinary = torch.Generator
     _device: torch.device
@@ -337,42 +246,25 @@ class Generator(torch.Generator):
         return self._device
 
 
-class Module:
-    """What `torch.rehearsal` offers, as `torch.cuda` does for CUDA."""
-
-    def is_available(self) -> bool:
-        return True
-
-    def is_initialized(self) -> bool:
-        return True
-
-    def _is_in_bad_fork(self) -> bool:
-        return False
-
-    def device_count(self) -> int:
-        return DEVICES
-
-    def current_device(self) -> int:
-        return 0
-
-    def set_device(self, device: torch.device) -> None:
-        pass
-
-    def manual_seed_all(self, seed: int) -> None:
-        pass
-
-    def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        return list(HALF)
-
-
+MODULE = SimpleNamespace(  # what `torch.rehearsal` offers, as `torch.cuda` does for CUDA
+    is_available=lambda: True,
+    is_initialized=lambda: True,
+    _is_in_bad_fork=lambda: False,
+    device_count=lambda: 2,
+    current_device=lambda: 0,
+    manual_seed_all=lambda seed: None,
+    get_amp_supported_dtype=lambda: [torch.bfloat16, torch.float16],
+)
+# What makes tensors from none.
 MAKERS = (
-    "empty.memory_format empty_strided zeros ones full scalar_tensor arange arange.start arange.start_step "
-    "rand rand.generator randn randn.generator randint randint.low randint.generator randint.low_generator "
-    "randperm randperm.generator linspace"
-).split()
-LOWERED = "conv2d conv2d.padding linear matmul mm addmm bmm baddbmm".split()  # autocast's lists for CUDA, as far
-RAISED = "softmax.int log_softmax.int nll_loss cumsum cumprod".split()  # as a network or a loss here needs them
-PROMOTED = "cat stack addcmul addcdiv dot".split()
+    "empty.memory_format empty_strided zeros ones full scalar_tensor arange arange.start arange.start_step"
+)
+MAKERS += " linspace rand rand.generator randn randn.generator randperm randperm.generator"
+MAKERS += " randint randint.low randint.generator randint.low_generator"
+# Autocast's lists for CUDA, as far as a network or a loss here could need them.
+LOWERED = "conv2d conv2d.padding linear matmul mm addmm bmm baddbmm"
+RAISED = "softmax.int log_softmax.int nll_loss cumsum cumprod"
+PROMOTED = "cat stack addcmul addcdiv dot"
 
 _libraries: list[torch.library.Library] = []  # what is registered lasts as long as these
 _pinned: dict[int, Tensor] = {}  # by the address of their memory, which is thus never used again
@@ -395,20 +287,20 @@ def set_up() -> None:
     from torch.utils import _foreach_utils
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    _setup_privateuseone_for_python_backend(NAME, backend_module=Module())
+    _setup_privateuseone_for_python_backend(NAME, backend_module=MODULE)
     library, every = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
     _libraries.extend([library, every])
     every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    for name in MAKERS:
+    for name in MAKERS.split():
         library.impl(name, functools.partial(_make, _overload(name)), "PrivateUse1")
-    rules = [(name, _lower) for name in LOWERED] + [(name, _raise) for name in RAISED]
-    for name, rule in rules + [(name, _promote) for name in PROMOTED]:
-        library.impl(name, functools.partial(rule, _overload(name)), "AutocastPrivateUse1")
+    for names, dtype in ((LOWERED, _lower), (RAISED, _raised), (PROMOTED, _widest)):
+        for name in names.split():
+            library.impl(name, functools.partial(_cast, _overload(name), dtype), "AutocastPrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
-    library.impl("is_pinned", lambda x, device=None: is_pinned(x), "CPU")
-    library.impl("_pin_memory", lambda x, device=None: _pin(x), "CPU")
-    # In the thread that asks for it: PyTorch makes threads for devices at a process's first backward pass, which
-    # may have been before there was this one.
+    library.impl("is_pinned", _is_pinned, "CPU")
+    library.impl("_pin_memory", _pin, "CPU")
+    # Backward passes stay in the thread that asks for them: PyTorch makes the threads of all devices at a
+    # process's first one, which may have been before there was this device.
     torch.autograd.set_multithreading_enabled(False)
     for supported in (_foreach_utils._foreach_supported_types, optimizer._foreach_supported_types):
         supported.append(RehearsalTensor)  # as tensors of a GPU: else optimisers go tensor by tensor
@@ -425,15 +317,15 @@ def _make(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     kwargs.pop("pin_memory", None)
     _check_generator(func, kwargs.get("generator"), device)
     out = func(*args, **kwargs, device="cpu")
-    _note_launch(func, args, out)
+    counting.note_launch(func, args, out)
     return RehearsalTensor(out, device)
 
 
-def is_pinned(tensor: Tensor) -> bool:
+def _is_pinned(tensor: Tensor, device: torch.device | None = None) -> bool:
     return tensor.untyped_storage().data_ptr() in _pinned
 
 
-def _pin(tensor: Tensor) -> Tensor:
+def _pin(tensor: Tensor, device: torch.device | None = None) -> Tensor:
     copy = tensor.clone()
     _pinned[copy.untyped_storage().data_ptr()] = copy
     return copy
@@ -442,35 +334,31 @@ def _pin(tensor: Tensor) -> Tensor:
 # ---- autocast, without its memory for weights that are used twice: no network here has any
 
 
-def _beneath(func: Any, args: Any, kwargs: Any, change: Callable[[Tensor], torch.dtype]) -> Any:
-    """Run an operation without autocast, on arguments in other precisions."""
-    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+def _cast(func: Any, dtype: Callable[[Any], torch.dtype], *args: Any, **kwargs: Any) -> Any:
+    """Run an operation without autocast, on floating-point arguments in the precision `dtype(args)`."""
+    chosen = dtype(args)
 
     def cast(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [cast(entry) for entry in value]
-        eligible = isinstance(value, Tensor) and value.device.type == NAME and value.is_floating_point()
-        if not eligible or value.dtype == torch.float64:
-            return value
-        return value.to(change(value))
+        ours = isinstance(value, RehearsalTensor) and value.is_floating_point()
+        return value.to(chosen) if ours and value.dtype != torch.float64 else value
 
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
     with torch._C._ExcludeDispatchKeyGuard(key):
         return func(*cast(args), **{name: cast(value) for name, value in kwargs.items()})
 
 
-def _lower(func: Any, *args: Any, **kwargs: Any) -> Any:
-    return _beneath(func, args, kwargs, lambda tensor: torch.get_autocast_dtype(NAME))
+def _lower(args: Any) -> torch.dtype:
+    return torch.get_autocast_dtype(NAME)
 
 
-def _raise(func: Any, *args: Any, **kwargs: Any) -> Any:
-    return _beneath(func, args, kwargs, lambda tensor: torch.float32)
+def _raised(args: Any) -> torch.dtype:
+    return torch.float32
 
 
-def _promote(func: Any, *args: Any, **kwargs: Any) -> Any:
-    widest = torch.get_autocast_dtype(NAME)
-    if any(tensor.dtype == torch.float32 for tensor in _tensors(args)):
-        widest = torch.float32
-    return _beneath(func, args, kwargs, lambda tensor: widest)
+def _widest(args: Any) -> torch.dtype:
+    return torch.float32 if any(x.dtype == torch.float32 for x in _tensors(args)) else _lower(args)
 
 
 # ---- programs

@@ -1,21 +1,24 @@
 """Every script on a device that is not the CPU: same results, no waiting within a step, few launches.
 
-The CPU computes by PyTorch's own functions here (`operations.quick` is off), as other devices do. Both then run
-the same kernels in the same order, and must agree to the bit.
+The CPU computes by PyTorch's own functions here (`operations.quick` is off), as other devices do. Both then
+run the same kernels in the same order, and must agree to the bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ import torch
 from conftest import ENVIRONMENT, ROOT, Program, epochs, random_cell, results, rows
 from PIL import Image
 
+import genotypes
 import model
 import operations
 import test as test_script
@@ -33,19 +37,33 @@ import train_imagenet
 import train_search
 from common import checkpoint, flags
 from images import sets
-from model import NetworkCIFAR, NetworkImageNet
+from model import Network, NetworkCIFAR, NetworkImageNet
 from training import loop
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import launches
 
 if (reason := rehearsal.missing()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 DEVICE = "rehearsal:0"
 
-# What waits for the host, or launches, today. A change may lower these figures; raising one needs a reason.
-READS_PER_STEP = 0
-UPLOADS_PER_STEP = 4  # of augmented images: indices, uniforms, mirrored, sources; the aim is one an epoch
-UPLOADS_PER_LARGE_STEP = 2  # decoded images and their labels
-GRAPHS_WITH_DROP_PATH = 2  # the generator of the masks cuts a compiled network in two; the aim is 1
+# What a step or an evaluation batch asks for today. Each figure should fall; none may rise without a reason.
+UPLOADS_PER_STEP = 4  # indices, random numbers, which are mirrored, sources of rows; the aim is one an epoch
+UPLOADS_PER_BATCH = 1  # indices of clean images
+UPLOADS_PER_LARGE_BATCH = 2  # decoded images and their labels
+GRAPHS_WITH_DROP_PATH = 2  # the generator cuts a compiled network in two; the aim is 1
+LAUNCHES = {  # of a candidate of three cells
+    ("plain", "float32", "step"): 345,
+    ("plain", "float32", "batch"): 146,
+    ("plain", "bfloat16", "step"): 457,
+    ("plain", "bfloat16", "batch"): 204,
+    ("project", "float32", "step"): 425,
+    ("project", "float32", "batch"): 133,
+    ("project", "bfloat16", "step"): 557,
+    ("project", "bfloat16", "batch"): 188,
+}
 
 SEARCH = "--set digits --images 200 --pop_size 4 --generations 3 --finalists 1 --init_channels 4 --layers 3"
 SEARCH += " --batch_size 50 --final_epochs 2 --recalibrate 1 --device cpu"
@@ -91,9 +109,13 @@ def killed_at_checkpoint(number: int) -> Iterator[None]:
             raise Killed
         replace(source, target)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", replace_or_die)
-        yield
+        try:
+            yield
+        except Killed:
+            return
+    pytest.fail(f"it ended before checkpoint {number}")
 
 
 def assert_equal_networks(first: Path, second: Path) -> None:
@@ -124,7 +146,7 @@ def test_a_network_computes_what_it_computes_on_the_cpu(on_device: None, trainin
         logits, logits_aux = network(images.to(device))
         total = logits if logits_aux is None else logits + logits_aux
         torch.nn.functional.cross_entropy(total, labels.to(device)).backward()
-        gradients.append([p.grad.cpu() for p in network.parameters() if p.grad is not None])
+        gradients.append([p.grad.cpu().clone() for p in network.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 50
     for cpu, other in zip(*gradients, strict=True):
         assert torch.allclose(cpu, other, rtol=1e-3, atol=1e-5 * float(cpu.abs().max()) + 1e-7)
@@ -146,8 +168,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("operation", MISTAKES)
-def test_tensors_of_two_devices_are_an_error_that_names_the_operation(on_device: None, operation: str) -> None:
-    with pytest.raises(rehearsal.WrongDevice, match=rf"{operation}\S* at tests/test_rehearsal.py:\d+: .* on "):
+def test_two_devices_are_an_error_that_names_the_operation(on_device: None, operation: str) -> None:
+    with pytest.raises(
+        rehearsal.WrongDevice, match=rf"{operation}\S* at tests/test_rehearsal.py:\d+: .* on "
+    ):
         MISTAKES[operation](torch.ones(3, device=DEVICE))
     with pytest.raises(TypeError, match="tensor of rehearsal:0 to numpy"):
         torch.ones(3, device=DEVICE).numpy()
@@ -207,7 +231,9 @@ def test_launches_and_copies_are_counted(on_device: None) -> None:
 
 def test_a_mistake_in_a_script_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sets, "_scale_and_shift", lambda *x: (torch.ones(8), torch.ones(8)))
-    with pytest.raises(rehearsal.WrongDevice, match=r"addcmul\S* at images/sets.py:\d+: a tensor \(8,\) is on cpu"):
+    with pytest.raises(
+        rehearsal.WrongDevice, match=r"addcmul\S* at images/sets.py:\d+: a tensor \(8,\) is on cpu"
+    ):
         start("rehearsal", train, TRAIN, "--save", tmp_path / "run")
 
 
@@ -253,7 +279,12 @@ def in_two_processes(folder: Path, script: str, *given: object) -> str:
     """Run a script on the device in two processes, as torchrun does; what the first one prints."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    together = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
     words = [str(word) for flag in given for word in (flag.split() if isinstance(flag, str) else [flag])]
     command = [sys.executable, str(ROOT / "tests" / "rehearsal.py"), script, *words]
     both = [
@@ -378,21 +409,144 @@ def test_a_training_on_large_images_is_that_of_the_cpu(
     assert_equal_networks(tmp_path / "run", tmp_path / "cpu")
 
 
-# ---- what waits
+# ---- what waits, and what is launched
 
 
-def of_steps(counted: list[str]) -> list[str]:
-    """Without those of checkpoints, which are as many as there are tensors."""
-    return [place for place in counted if "common/checkpoint.py" not in place]
+def in_loops(places: list[str]) -> list[str]:
+    """Without what depends on the number of tensors: checkpoints, and start values of weights."""
+    return [place for place in places if not re.search(r"common/checkpoint.py|model_search.py", place)]
 
 
-def test_a_training_step_waits_for_nothing(tmp_path: Path) -> None:
+def assert_nothing_waits(few: rehearsal.Count, many: rehearsal.Count, uploads: int) -> None:
+    """Fails if more steps mean more reads, or more `uploads` than so many."""
+    assert len(in_loops(many.reads)) == len(in_loops(few.reads)), many.reads
+    assert len(in_loops(many.uploads)) - len(in_loops(few.uploads)) <= uploads, many.uploads
+    assert few.uploads, "nothing was counted"
+    assert few.reads, "nothing was counted"
+
+
+def test_a_search_waits_for_nothing_between_batches(tmp_path: Path) -> None:
+    words = (
+        f"{SEARCH} --strategy random --no_rank --generations 1 --pop_size 2 --recalibrate 0 --final_epochs 1"
+    )
+    few, many = (
+        start("rehearsal", train_search, words, f"--batch_size {size} --save {tmp_path / str(size)}")
+        for size in (50, 25)
+    )
+    steps = 3 * (4 - 2)  # two candidates and a finalist on 100 images
+    evaluated = 3 * (4 - 2) + math.ceil(355 / 25) - math.ceil(355 / 50)
+    assert_nothing_waits(few, many, UPLOADS_PER_STEP * steps + UPLOADS_PER_BATCH * evaluated)
+
+
+def test_a_training_waits_for_nothing_between_batches(tmp_path: Path) -> None:
     few, many = (
         start("rehearsal", train, f"{TRAIN} --epochs 1 --batch_size {size} --save {tmp_path / str(size)}")
         for size in (360, 120)
     )
-    steps = math.ceil(1442 / 120) - math.ceil(1442 / 360)
-    assert len(of_steps(many.reads)) - len(of_steps(few.reads)) == READS_PER_STEP * steps, many.reads
-    evaluated = math.ceil(355 / 120) - math.ceil(355 / 360)
-    uploads = len(many.uploads) - len(few.uploads)
-    assert uploads <= UPLOADS_PER_STEP * steps + evaluated, many.uploads
+    steps, evaluated = (math.ceil(images / 120) - math.ceil(images / 360) for images in (1442, 355))
+    assert_nothing_waits(few, many, UPLOADS_PER_STEP * steps + UPLOADS_PER_BATCH * evaluated)
+
+
+def test_a_training_on_large_images_waits_for_nothing_between_batches(tree: Path, tmp_path: Path) -> None:
+    words = f"{LARGE} --epochs 1 --warmup_epochs 0 --data {tree}"
+    few, many = (
+        start("rehearsal", train_imagenet, words, f"--batch_size {size} --save {tmp_path / str(size)}")
+        for size in (4, 2)
+    )
+    assert_nothing_waits(few, many, UPLOADS_PER_LARGE_BATCH * ((7 - 4) + (3 - 2)))
+
+
+def test_launches_of_a_candidate(
+    run: Callable[..., tuple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launches, "SUBJECTS", {"candidate": ("plain", "project")})
+    code, printed, error = run(launches, "--layers 3 --json", tmp_path / "launches.json")
+    assert code == 0, error
+    found = {
+        tuple(row[key] for key in ("path", "precision", "part")): row
+        for row in json.loads((tmp_path / "launches.json").read_text())["rows"]
+    }
+    assert len(found) == 16
+    for (path, precision, part), row in found.items():
+        assert re.search(
+            rf"candidate, {path}, {precision}, {part} +{row['launches']} +{row['casts']} ", printed
+        )
+        if part in ("step", "batch"):
+            assert row["reads"] == row["downloads"] == 0
+            assert row["launches"] <= LAUNCHES[path, precision, part]
+            assert (row["casts"] > 50) == (precision == "bfloat16")
+    assert found["plain", "float32", "step"]["uploaded"] == 2 * (3 * 16 * 16 * 4 + 8)
+
+
+def test_launches_do_not_depend_on_the_batch() -> None:
+    with rehearsal.in_place_of_the_cpu():
+        few, many = (
+            launches.count(launches.Config(batch_size=size, layers=3), "network", "project", "float32")
+            for size in (2, 3)
+        )
+    for part, found in few.items():
+        assert found | {"uploaded": 0} == many[part] | {"uploaded": 0}
+    assert many["step"]["uploaded"] > few["step"]["uploaded"] > 0
+
+
+# ---- other precisions, and compiled
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_training_in_mixed_precision(trainings: dict[str, Path], tmp_path: Path, precision: str) -> None:
+    words = f"{RECIPE} --precision {precision}"
+    counted = start("rehearsal", train, words, "--save", tmp_path / "run")
+    assert counted.casts > 1000
+    for row, exact in zip(epochs(tmp_path / "run"), epochs(trainings["cpu"]), strict=True):
+        assert float(row["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
+        assert row["loss"] != exact["loss"]
+    state = checkpoint.load(tmp_path / "run" / "model.pt", "network")["state_dict"]
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
+    scaler = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "train")["scaler"]
+    assert (precision == "float16") == (scaler.get("scale", 0) >= 2**10)
+
+
+def test_a_step_whose_gradients_overflow_is_skipped(on_device: None) -> None:
+    network = NetworkCIFAR(4, 10, 3, False, random_cell(1), image_size=16).to(DEVICE)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9)
+    scaler = torch.amp.GradScaler(DEVICE.split(":")[0], init_scale=2.0**40, backoff_factor=2.0**-30)
+    images, labels = torch.randn(4, 3, 16, 16, device=DEVICE), torch.arange(4, device=DEVICE)
+    weights, scales = [network.classifier.weight.tolist()], [scaler.get_scale()]
+    for _ in range(2):
+        loop.train_step(network, optimizer, images, labels, images=4, scaler=scaler, precision="float16")
+        weights.append(network.classifier.weight.tolist())
+        scales.append(scaler.get_scale())
+    assert weights[0] == weights[1] != weights[2]
+    assert scales == [2.0**40, 2.0**10, 2.0**10]
+
+
+@pytest.mark.parametrize(("kind", "size"), [(NetworkCIFAR, 16), (NetworkImageNet, 64)])
+def test_a_network_is_one_graph_to_a_compiler(kind: type[Network], size: int) -> None:
+    network = kind(4, 10, 3, True, genotypes.lookup("DARTS"), image_size=size)
+    network.drop_path_prob = 0.3
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    images, found = torch.randn(3, 3, size, size), []
+    with plain_cpu():
+        for one in (network, compiled):
+            torch.manual_seed(1)
+            network.zero_grad()
+            logits, logits_aux = one(images)
+            (logits + logits_aux).square().sum().backward()
+            found.append([logits, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 50
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(ours.detach().abs().max()) + 1e-6)
+
+
+def test_graphs_of_a_training_with_drop_path() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    network = NetworkCIFAR(4, 10, 3, False, genotypes.lookup("DARTS"), image_size=16)
+    network.drop_path_generator = torch.Generator()
+    network.drop_path_prob = 0.3
+    torch.compile(network, backend=keep)(torch.randn(2, 3, 16, 16))
+    assert 1 <= len(graphs) <= GRAPHS_WITH_DROP_PATH
