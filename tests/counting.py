@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -62,14 +63,21 @@ def count() -> Iterator[Count]:
 
 
 def at(func: Any) -> str:
-    """The operation, and the line of the project that asked for it; the backward pass has none."""
+    """The operation, and the line of the project that asked for it, if only by starting a backward pass."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        file = Path(frame.f_code.co_filename)
-        if file.name not in OWN and file.is_relative_to(ROOT) and ".venv" not in file.parts:
-            return f"{func} at {file.relative_to(ROOT)}:{frame.f_lineno}"
+        if (file := _of_project(frame.f_code.co_filename)) is not None:
+            return f"{func} at {file}:{frame.f_lineno}"
         frame = frame.f_back
     return f"{func}"
+
+
+@functools.cache
+def _of_project(name: str) -> str | None:
+    file = Path(name)
+    if file.name in OWN or ".venv" in file.parts or not file.is_relative_to(ROOT):
+        return None
+    return str(file.relative_to(ROOT))
 
 
 NO_KERNEL = "_local_scalar_dense _unsafe_view empty empty_like empty_strided new_empty new_empty_strided"
@@ -107,8 +115,8 @@ def note_message() -> None:
 
 
 def note_download(func: Any, source: Tensor, non_blocking: bool) -> None:
+    if not non_blocking:
+        note_read(func)
     for counted in _counting:
         counted.downloads.append(at(func))
         counted.downloaded += source.nbytes
-        if not non_blocking:
-            counted.reads.append(at(func))

@@ -66,7 +66,8 @@ LAUNCHES = {  # of a candidate of three cells
 }
 
 SEARCH = "--set digits --images 200 --pop_size 4 --generations 3 --finalists 1 --init_channels 4 --layers 3"
-SEARCH += " --batch_size 50 --final_epochs 2 --recalibrate 1 --device cpu"
+SEARCH += " --batch_size 50 --final_epochs 1 --recalibrate 1 --device cpu"
+RANDOM = f"{SEARCH} --strategy random --no_rank --generations 1 --recalibrate 0"
 TRAIN = "--set digits --init_channels 4 --layers 3 --batch_size 360 --device cpu"
 RECIPE = f"{TRAIN} --epochs 2 --auxiliary --cutout --ema 0.9 --label_smoothing 0.1 --micro_batches 2"
 LARGE = "--image_size 64 --init_channels 4 --layers 3 --batch_size 4 --workers 0 --device cpu"
@@ -268,11 +269,18 @@ def test_a_search_goes_on_in_the_middle_and_in_the_finals(searches: dict[str, Pa
     assert_equal_networks(tmp_path / "run", searches["rehearsal"])
 
 
-def test_a_random_search_is_that_of_the_cpu(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def random_searches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same search among random cells on the CPU and on the device."""
+    root = tmp_path_factory.mktemp("random")
     for where in WHERE:
-        words = f"{SEARCH} --strategy random --generations 1 --recalibrate 0"
-        start(where, train_search, words, "--save", tmp_path / where)
-    assert results(tmp_path / "rehearsal") == results(tmp_path / "cpu")
+        start(where, train_search, RANDOM, "--save", root / where)
+    return {where: root / where for where in WHERE}
+
+
+def test_a_random_search_is_that_of_the_cpu(random_searches: dict[str, Path]) -> None:
+    assert results(random_searches["rehearsal"]) == results(random_searches["cpu"])
+    assert_equal_networks(random_searches["rehearsal"], random_searches["cpu"])
 
 
 def in_two_processes(folder: Path, script: str, *given: object) -> str:
@@ -307,10 +315,10 @@ def in_two_processes(folder: Path, script: str, *given: object) -> str:
     return printed[0][0]
 
 
-def test_two_processes_search_as_one_does(searches: dict[str, Path], tmp_path: Path) -> None:
-    printed = in_two_processes(tmp_path, "train_search", SEARCH, "--save", tmp_path / "run")
-    assert results(tmp_path / "run") == results(searches["rehearsal"])
-    assert_equal_networks(tmp_path / "run", searches["rehearsal"])
+def test_two_processes_search_as_one_does(random_searches: dict[str, Path], tmp_path: Path) -> None:
+    printed = in_two_processes(tmp_path, "train_search", RANDOM, "--save", tmp_path / "run")
+    assert results(tmp_path / "run") == results(random_searches["rehearsal"])
+    assert_equal_networks(tmp_path / "run", random_searches["rehearsal"])
     assert int(printed.split()[-2]) > 0, "no messages"
 
 
@@ -426,11 +434,8 @@ def assert_nothing_waits(few: rehearsal.Count, many: rehearsal.Count, uploads: i
 
 
 def test_a_search_waits_for_nothing_between_batches(tmp_path: Path) -> None:
-    words = (
-        f"{SEARCH} --strategy random --no_rank --generations 1 --pop_size 2 --recalibrate 0 --final_epochs 1"
-    )
     few, many = (
-        start("rehearsal", train_search, words, f"--batch_size {size} --save {tmp_path / str(size)}")
+        start("rehearsal", train_search, RANDOM, f"--pop_size 2 --batch_size {size} --save {tmp_path / str(size)}")
         for size in (50, 25)
     )
     steps = 3 * (4 - 2)  # two candidates and a finalist on 100 images
@@ -494,12 +499,12 @@ def test_launches_do_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_training_in_mixed_precision(trainings: dict[str, Path], tmp_path: Path, precision: str) -> None:
-    words = f"{RECIPE} --precision {precision}"
+    words = f"{RECIPE} --epochs 1 --precision {precision}"
     counted = start("rehearsal", train, words, "--save", tmp_path / "run")
     assert counted.casts > 1000
-    for row, exact in zip(epochs(tmp_path / "run"), epochs(trainings["cpu"]), strict=True):
-        assert float(row["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
-        assert row["loss"] != exact["loss"]
+    row, exact = epochs(tmp_path / "run")[0], epochs(trainings["cpu"])[0]
+    assert float(row["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
+    assert row["loss"] != exact["loss"]
     state = checkpoint.load(tmp_path / "run" / "model.pt", "network")["state_dict"]
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
     scaler = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "train")["scaler"]
@@ -520,9 +525,13 @@ def test_a_step_whose_gradients_overflow_is_skipped(on_device: None) -> None:
     assert scales == [2.0**40, 2.0**10, 2.0**10]
 
 
+SMALL_CELL = (("sep_conv_3x3", 0), ("skip_connect", 1), ("dil_conv_5x5", 0), ("max_pool_3x3", 2))
+SMALL = genotypes.Genotype(SMALL_CELL, (2, 3), SMALL_CELL, (2, 3))
+
+
 @pytest.mark.parametrize(("kind", "size"), [(NetworkCIFAR, 16), (NetworkImageNet, 64)])
 def test_a_network_is_one_graph_to_a_compiler(kind: type[Network], size: int) -> None:
-    network = kind(4, 10, 3, True, genotypes.lookup("DARTS"), image_size=size)
+    network = kind(4, 10, 3, True, SMALL, image_size=size)
     network.drop_path_prob = 0.3
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     images, found = torch.randn(3, 3, size, size), []
@@ -533,7 +542,7 @@ def test_a_network_is_one_graph_to_a_compiler(kind: type[Network], size: int) ->
             logits, logits_aux = one(images)
             (logits + logits_aux).square().sum().backward()
             found.append([logits, *(p.grad for p in network.parameters() if p.grad is not None)])
-    assert len(found[0]) == len(found[1]) > 50
+    assert len(found[0]) == len(found[1]) > 40
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(ours.detach().abs().max()) + 1e-6)
 
@@ -545,7 +554,7 @@ def test_graphs_of_a_training_with_drop_path() -> None:
         graphs.append(graph)
         return graph.forward
 
-    network = NetworkCIFAR(4, 10, 3, False, genotypes.lookup("DARTS"), image_size=16)
+    network = NetworkCIFAR(4, 10, 3, False, SMALL, image_size=16)
     network.drop_path_generator = torch.Generator()
     network.drop_path_prob = 0.3
     torch.compile(network, backend=keep)(torch.randn(2, 3, 16, 16))
