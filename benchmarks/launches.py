@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))  # and the device
 
-import measure
+import evidence
 import numpy as np
 import plain
 import rehearsal
@@ -28,11 +28,14 @@ from PIL import Image
 from torch import Tensor
 
 import genotypes
-from common.flags import check_range, run_script
+from common.flags import check_range, parse, run_script
 from images import sets
+from images.augmentation import Augmentation
+from images.large import LargeImages
 from model import Network, NetworkCIFAR, NetworkImageNet
 from model_search import WeightSet
-from training import loop
+from training import evaluation, loop
+from training.precision import grad_scaler
 
 CELL = genotypes.lookup("RelativeNAS")
 # plain.py has no stem for large images.
@@ -57,7 +60,7 @@ class Config:
         """Raise ValueError for what cannot be counted."""
         check_range(self, "batch_size", 2)
         check_range(self, "layers", 3)
-        measure.check_output(self.json)
+        evidence.check_output(self.json)
         if (reason := rehearsal.missing()) is not None:
             raise ValueError(f"nothing can be counted: {reason}")
 
@@ -78,7 +81,7 @@ def prepare(config: Config, name: str, path: str, precision: str) -> Subject:
     network = build(config, name, path).to(device)
     training, clean = inputs(config, name, path, device)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
-    scaler = loop.grad_scaler(device, precision)
+    scaler = grad_scaler(device, precision)
 
     def train(count: int) -> None:
         if path == "project":
@@ -106,9 +109,9 @@ def prepare(config: Config, name: str, path: str, precision: str) -> Subject:
 
     def evaluate(count: int) -> None:
         if name == "candidate":
-            loop.evaluate(network, islice(clean(), count), precision)
+            evaluation.evaluate(network, islice(clean(), count), precision)
         else:
-            loop.Errors.of(loop.count_errors(network, islice(clean(), count), precision))
+            evaluation.total_errors(network, islice(clean(), count), precision)
 
     return Subject(train, evaluate)
 
@@ -146,7 +149,7 @@ def inputs(
             lambda: uploaded(plain.batches(images, config.batch_size), device),
             lambda: uploaded(sets.batches(images, config.batch_size, normal), device),
         )
-    there, augmentation = images.to(device), sets.Augmentation.of(images, "cifar10", cutout=True)
+    there, augmentation = images.to(device), Augmentation.of(CIFAR_SIZE, "cifar10", cutout=True)
     return (
         lambda: sets.batches(
             there, config.batch_size, normal, generator=torch.Generator(), augmentation=augmentation
@@ -172,7 +175,7 @@ def large_inputs(config: Config, device: torch.device) -> tuple[Callable[[], Bat
         )
 
     def begin(training: bool) -> Batches:
-        images = sets.LargeImages(folder.name, IMAGENET_SIZE, training)  # the folder stays as long as this
+        images = LargeImages(folder.name, IMAGENET_SIZE, training)  # the folder stays as long as this
         yield from images.batches(config.batch_size, device, shuffled=training)
 
     return lambda: begin(True), lambda: begin(False)
@@ -205,7 +208,7 @@ def count(config: Config, name: str, path: str, precision: str) -> dict[str, dic
 
 
 def main(config: Config) -> None:
-    origin = measure.provenance(asdict(config))
+    origin = evidence.provenance(asdict(config))
     print(f"{'':48}" + "".join(f"{name:>10}" for name in FIGURES))
     rows = []
     with rehearsal.in_place_of_the_cpu():
@@ -218,8 +221,8 @@ def main(config: Config) -> None:
                         row = {"network": name, "path": path, "precision": precision, "part": part}
                         rows.append(row | found)
     print(f"uploaded is in bytes, for {config.batch_size} images")
-    measure.write(config.json, origin | {"rows": rows})
+    evidence.write(config.json, origin | {"rows": rows})
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, parse(Config))

@@ -35,7 +35,7 @@ import test_imagenet
 import train
 import train_imagenet
 import train_search
-from common import checkpoint, flags
+from common import checkpoint, flags, kernels
 from images import sets
 from model import Network, NetworkCIFAR, NetworkImageNet
 from training import loop
@@ -78,7 +78,7 @@ LARGE_RECIPE = f"{LARGE} --epochs 2 --warmup_epochs 1 --learning_rate 0.05 --mic
 def plain_cpu() -> Iterator[None]:
     """The CPU without the functions that are for it alone."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (operations, model):
+        for module in (kernels, operations, model):
             patch.setattr(module, "quick", lambda x: False)
         yield
 
@@ -231,7 +231,7 @@ def test_launches_and_copies_are_counted(on_device: None) -> None:
 
 
 def test_a_mistake_in_a_script_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sets, "_scale_and_shift", lambda *x: (torch.ones(8), torch.ones(8)))
+    monkeypatch.setattr(sets, "scale_and_shift", lambda *x: (torch.ones(8), torch.ones(8)))
     with pytest.raises(
         rehearsal.WrongDevice, match=r"addcmul\S* at images/sets.py:\d+: a tensor \(8,\) is on cpu"
     ):
@@ -435,7 +435,12 @@ def assert_nothing_waits(few: rehearsal.Count, many: rehearsal.Count, uploads: i
 
 def test_a_search_waits_for_nothing_between_batches(tmp_path: Path) -> None:
     few, many = (
-        start("rehearsal", train_search, RANDOM, f"--pop_size 2 --batch_size {size} --save {tmp_path / str(size)}")
+        start(
+            "rehearsal",
+            train_search,
+            RANDOM,
+            f"--pop_size 2 --batch_size {size} --save {tmp_path / str(size)}",
+        )
         for size in (50, 25)
     )
     steps = 3 * (4 - 2)  # two candidates and a finalist on 100 images
