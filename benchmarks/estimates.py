@@ -90,6 +90,8 @@ def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.n
         found[f"training loss summed, {how}, {end}"] = (end, losses.sum(axis=0))
         for name in ("training_loss", "validation_loss", "validation_error"):
             found[f"{name.replace('_', ' ')}, {how}, {end}"] = (end, columns[f"{name}_{end}"])
+        both = columns[f"training_loss_{end}"] + columns[f"validation_loss_{end}"]
+        found[f"training and validation loss, {how}, {end}"] = (end, both)
     return found
 
 

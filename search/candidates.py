@@ -116,11 +116,14 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
 
 
 class TrainedCandidate(NamedTuple):
-    """Validation losses and hits of every image (N,), NaN where training diverged; and its weights."""
+    """Validation losses and hits of every image (N,), NaN where training diverged; its weights; and the mean
+    training loss of the last epoch, NaN where it is not known.
+    """
 
     losses: Tensor
     correct: Tensor
     weights: Weights
+    training_loss: float = math.nan
 
     @property
     def loss(self) -> float:
@@ -180,19 +183,21 @@ def train_network(task: Task, weight_set: WeightSet, job: Job) -> tuple[NetworkC
 def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandidate:
     """Train `job`'s cell from the weight set's weights, which stay as they are, and evaluate it."""
     network, losses = train_network(task, weight_set, job)
-    return _evaluated(task, weight_set, network, job, finite=bool(losses.isfinite().all()))
+    return _evaluated(task, weight_set, network, job, losses)
 
 
 def _evaluated(
-    task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Job, finite: bool
+    task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Job, training: Tensor
 ) -> TrainedCandidate:
+    finite = bool(training.isfinite().all())
     if finite and task.config.recalibrate:
         some = itertools.islice(task.batches(*job.purpose, "recalibrate"), task.config.recalibrate)
         recalibrate_batch_norm(network, some, task.precision)
     losses, correct = evaluate(network, task.clean(task.validation), task.precision)
     if not finite:
         losses, correct = torch.full_like(losses, math.nan), torch.zeros_like(correct)
-    return TrainedCandidate(losses, correct, weight_set.weights(network))
+    training_loss = training[-task.steps :].mean().item()
+    return TrainedCandidate(losses, correct, weight_set.weights(network), training_loss)
 
 
 def train_all(task: Task, weight_set: WeightSet, jobs: Sequence[Job]) -> list[TrainedCandidate]:
@@ -215,8 +220,9 @@ def _share(trained: TrainedCandidate, source: int, device: torch.device) -> Trai
     if distributed.world_size() == 1:
         return trained
     losses, correct = trained.losses.to(device), trained.correct.to(device, torch.uint8)
-    distributed.broadcast_([losses, correct, *trained.weights.values()], source)
-    return TrainedCandidate(losses.cpu(), correct.cpu().bool(), trained.weights)
+    training_loss = torch.tensor(trained.training_loss, dtype=torch.float64, device=device)
+    distributed.broadcast_([losses, correct, training_loss, *trained.weights.values()], source)
+    return TrainedCandidate(losses.cpu(), correct.cpu().bool(), trained.weights, training_loss.item())
 
 
 def compare(a: Tensor, b: Tensor) -> Outcome:

@@ -36,11 +36,11 @@ def train_from_scratch(task: Task, cells: Sequence[Genotype]) -> list[Finalist]:
 
 
 def winner(finalists: Sequence[Finalist]) -> Finalist:
-    """The finalist of lowest validation loss. Raises ValueError where every training diverged."""
+    """The finalist of lowest score. Raises ValueError where every training diverged."""
     finite = [finalist for finalist in finalists if finalist.trained.finite]
     if not finite:
         raise ValueError("no finalist's training converged: choose a lower --final_learning_rate")
-    return min(finite, key=lambda finalist: finalist.trained.loss)
+    return min(finite, key=lambda finalist: finalist.score)
 
 
 def trained_network(task: Task, finalist: Finalist) -> NetworkCIFAR:
@@ -151,14 +151,14 @@ def write_winner(run: SearchRun, best: Finalist, network: NetworkCIFAR, tested: 
 
 
 def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
-    """Rows of finalists.csv in order of loss; difference and standard error are those to the winner.
+    """Rows of finalists.csv in order of their scores; difference and standard error are those to the winner.
 
     `test_error` is the winner's: no other finalist sees the test images.
     """
     finalists = run.record.finalists
     best = winner(finalists)
     rows: list[dict[str, Any]] = []
-    for finalist in sorted(finalists, key=lambda one: (not one.trained.finite, one.trained.loss)):
+    for finalist in sorted(finalists, key=lambda one: (not one.trained.finite, one.score)):
         outcome = compare(finalist.trained.losses, best.trained.losses)
         cell = genotypes.to_json(finalist.genotype)
         parameters, multiply_adds = run.full_size(finalist.genotype)
@@ -169,6 +169,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
                 "origin": run.record.origin(cell),
                 "loss": finalist.trained.loss,
                 "error": finalist.trained.error,
+                "training_loss": finalist.trained.training_loss,
                 "difference": outcome.difference,
                 "standard_error": outcome.standard_error,
                 "test_error": test_error if finalist is best else "",

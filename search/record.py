@@ -27,6 +27,17 @@ class Finalist:
     genotype: Genotype
     trained: TrainedCandidate
 
+    @property
+    def score(self) -> float:
+        """Lower is better: validation loss plus the training loss of the last epoch, where that is known.
+
+        Each has noise of its own (the images, the training), so together they rank cells better than the
+        validation loss alone; a network that only learns its images by heart has little of the one and much
+        of the other.
+        """
+        training = self.trained.training_loss
+        return self.trained.loss + (0.0 if math.isnan(training) else training)
+
 
 @dataclass
 class Record:
