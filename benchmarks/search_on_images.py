@@ -1,18 +1,20 @@
 """Searches of equal cost on real images, their winners trained from scratch in the same way and tested.
 
-    python benchmarks/search_on_images.py --out runs/compared --set digits --pop_size 10 --trainings 40
+    python benchmarks/search_on_images.py --out runs/compared --set digits --pop_size 10 --budget 40
     torchrun --standalone --nproc_per_node 2 benchmarks/search_on_images.py --out runs/compared --json a.json
 
-Every flag of train_search.py may be given. Each strategy has as many candidate trainings as the others: the
-predictor of `ours` decides pairs without training, so that search goes on for more generations. Finalists and
-winners, too, train equally long. Each search is a run folder in --out, so a comparison that was stopped goes
-on when it is started again, and strategies or seeds may be shared out to several commands.
+Every flag of train_search.py may be given. The candidates of each strategy train for as many epochs as those
+of the others: the predictor of `ours` decides pairs without training, so that search goes on for more
+generations. Finalists and winners, too, train equally long. Each search is a run folder in --out, so a
+comparison that was stopped goes on when it is started again, and strategies or seeds may be shared out to
+several commands.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import sys
 from dataclasses import asdict, dataclass, field
@@ -22,8 +24,10 @@ from typing import Annotated, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
 import evidence
+import scipy.stats
 import torch
 import tyro
+from baselines import BASELINES
 from searches import open_or_begin, random_cells, test_errors
 
 import genotypes
@@ -33,21 +37,25 @@ from genotypes import Genotype
 from images import sets
 from model import count
 from search.finalists import train_finalists, winner
+from search.record import Finalist
 from search.run import SearchRun
 from train_search import Config as SearchConfig
 from utils import derive_seed, write_atomically
 
 SET_HERE = "seed generations strategy rank screen decide save resume record".split()  # noqa: SIM905
 NO_PREDICTOR = {"rank": False, "screen": False, "decide": False}
+ON_SET = {"estimate": "weight_set", "candidate_epochs": 1}
 STRATEGIES: dict[str, dict[str, Any]] = {  # what differs from the flags
     "ours": {},
-    "slow_fast": NO_PREDICTOR,  # as published
-    "random": NO_PREDICTOR | {"strategy": "random"},
-    "random_alone": NO_PREDICTOR | {"strategy": "random", "estimate": "alone"},
-    "alone": NO_PREDICTOR | {"strategy": "random"},  # no weight set: see `cells_to_train`
+    "slow_fast": NO_PREDICTOR | ON_SET,  # as published
+    "slow_fast_same_estimate": NO_PREDICTOR,
+    "random": NO_PREDICTOR | ON_SET | {"strategy": "random"},
+    "random_same_estimate": NO_PREDICTOR | {"strategy": "random"},
+    **dict.fromkeys(BASELINES, NO_PREDICTOR),
+    "chance": NO_PREDICTOR,  # no search: as many random cells as a winner has trainings
 }
-BASELINE = "slow_fast"
-COSTS = ("trainings", "epochs_of_finalists")
+OURS = "ours"
+COSTS = ("epochs_of_candidates", "epochs_of_finalists")
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,13 @@ class Config:
     search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SearchConfig)
     """the flags of train_search.py"""
     strategies: tuple[str, ...] = ("ours", "slow_fast", "random")
-    """ours, slow_fast (as published), random, alone (random cells trained from scratch, no weight set)"""
+    """ours; slow_fast (as published) and random (cells) with the published weight set;
+    slow_fast_same_estimate, random_same_estimate, local and halving with the estimate of ours; finalists_only
+    (random cells that train as finalists do); chance (random cells)"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one search of each strategy for each; a seed has its own images, split and start values"""
-    trainings: int = 200
-    """candidate trainings, each an epoch, of a search"""
+    budget: int = 200
+    """epochs that the candidates of a search train; its finalists come on top"""
     repeats: int = 2
     """trainings of each winner for the test, from other start values than the finalists'"""
     test_images: int | None = None
@@ -74,10 +84,8 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         self.search.check()
-        check_range(self, "trainings", self.search.pop_size)
+        check_range(self, "budget", self.search.pop_size * self.search.candidate_epochs)
         check_range(self, "repeats", 1)
-        if self.trainings % 2:
-            raise ValueError(f"--trainings {self.trainings}: candidates train in pairs, so it must be even")
         if self.search.pairs_per_sync > 1:
             raise ValueError(
                 f"--pairs_per_sync {self.search.pairs_per_sync}: must be 1, or costs would differ"
@@ -94,34 +102,31 @@ class Config:
         evidence.check_output(self.json)
 
     def settings(self, strategy: str, seed: int) -> SearchConfig:
-        """The settings of one search. Its generations are more than it can need: its trainings end it."""
-        return dataclasses.replace(self.search, seed=seed, generations=self.trainings, **STRATEGIES[strategy])
+        """The settings of one search. Its generations are more than it can need: its budget ends it."""
+        return dataclasses.replace(self.search, seed=seed, generations=self.budget, **STRATEGIES[strategy])
 
 
-def trained_candidates(run: SearchRun) -> int:
-    """How many candidates this search has trained."""
-    return sum(row["trained"] for row in run.record.history)
+def spent(run: SearchRun) -> int:
+    """Epochs that the candidates of this search have trained."""
+    return sum(row["trained"] for row in run.record.history) * run.config.candidate_epochs
 
 
-def search_until(run: SearchRun, limit: int) -> None:
-    """Search until so many candidates are trained; the schedules follow what is spent."""
-    while (spent := trained_candidates(run)) < limit and (group := run.search.ask()):
-        run.compare_group(group, progress=spent / limit)
+def search_until(run: SearchRun, budget: int) -> None:
+    """Search until so many epochs are spent; the schedules follow what is spent."""
+    while (epochs := spent(run)) < budget and (group := run.search.ask()):
+        run.compare_group(group, progress=epochs / budget)
         run.save()
 
 
-def cells_to_train(config: Config, strategy: str, run: SearchRun) -> list[Genotype]:
-    """The finalists, equally many for each strategy.
-
-    Without a weight set (`alone`) all are random, and the epochs of the search train more of them.
-    """
+def search_with(strategy: str, run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+    """The finalists, equally many for each strategy, and the epochs that their search took."""
+    if strategy in BASELINES:
+        return BASELINES[strategy](run, budget)
+    search_until(run, budget)
     count = run.config.finalists
-    if strategy == "alone":
-        more = config.trainings // run.config.final_epochs
-        return random_cells(run.config, count + more, run.config.seed, "alone")
     cells = run.search.finalists(count)
     # The cell of lowest loss comes last, as one more, where the predictor did not choose it.
-    return cells if len(cells) <= count else [*cells[: count - 1], cells[-1]]
+    return cells if len(cells) <= count else [*cells[: count - 1], cells[-1]], spent(run)
 
 
 def result_of(config: Config, strategy: str, seed: int, device: torch.device) -> dict[str, Any]:
@@ -147,70 +152,72 @@ def search_and_test(config: Config, strategy: str, run: SearchRun, test: sets.Im
     """Go on with a search to its end, choose the winner, train it again from scratch and test it."""
     seed = run.config.seed
     log = run.folder.start_log()
-    log.info(f"{run.folder.path}: {trained_candidates(run)} of {config.trainings} candidates are trained")
-    if strategy != "alone":
-        search_until(run, config.trainings)
-    train_finalists(run, cells_to_train(config, strategy, run))
-    best = winner(run.record.finalists)
+    log.info(f"{run.folder.path}: {spent(run)} of {config.budget} epochs are trained")
+    cells, found = random_cells(run.config, config.repeats, seed, "chance"), {}
+    if strategy != "chance":
+        finalists, epochs = search_with(strategy, run, config.budget)
+        train_finalists(run, finalists)
+        best = winner(run.record.finalists)
+        cells, found = [best.genotype] * config.repeats, describe(run, best, epochs)
     errors = []
-    for repeat in range(config.repeats):
+    for repeat, cell in enumerate(cells):
         task = run.task._replace(seed=derive_seed(seed, "test", repeat))
-        errors += test_errors(task, test, [best.genotype])
+        errors += test_errors(task, test, [cell])
     log.info(f"test errors {', '.join(f'{error:.2%}' for error in errors)}")
+    return {"test_error": statistics.mean(errors), "test_errors": errors, **found}
+
+
+def describe(run: SearchRun, best: Finalist, epochs: int) -> dict[str, Any]:
+    """What a search cost, in epochs of all training images and in images, and what it found."""
+    decisions = dict.fromkeys(("training", "audit", "predictor"), 0)
+    for row in run.record.history:
+        decisions[row["decided_by"]] += 1
+    finalists = len(run.record.finalists) * run.config.final_epochs
     return {
-        "test_error": statistics.mean(errors),
-        "test_errors": errors,
+        "genotype": genotypes.to_dict(best.genotype),
         "validation_loss": best.trained.loss,
         "validation_error": best.trained.error,
-        **describe(run, best.genotype),
-    }
-
-
-def describe(run: SearchRun, cell: Genotype) -> dict[str, Any]:
-    """What a search cost and found."""
-    history = run.record.history
-    decisions = dict.fromkeys(("training", "audit", "predictor"), 0)
-    for row in history:
-        decisions[row["decided_by"]] += 1
-    return {
-        "genotype": genotypes.to_dict(cell),
-        "trainings": trained_candidates(run),
-        "epochs_of_finalists": len(run.record.finalists) * run.config.final_epochs,
+        "epochs_of_candidates": epochs,
+        "epochs_of_finalists": finalists,
+        "images_trained_on": (epochs + finalists) * len(run.task.train),
         "generations": run.search.generation,
         "decided_by": decisions,
         "finalist_errors": [finalist.trained.error for finalist in run.record.finalists],
-        "parameters": count(run.task.weight_set("size").network(cell))[0],
+        "parameters": count(run.task.weight_set("size").network(best.genotype))[0],
     }
 
 
+def difference(errors: list[float], ours: list[float]) -> dict[str, Any]:
+    """Paired differences, seed by seed, and the 95% interval of their mean (Student's t; None for one)."""
+    found = evidence.spread([error - other for error, other in zip(errors, ours, strict=True)])
+    if found["n"] < 2:
+        return found | {"interval": None}
+    half = scipy.stats.t.ppf(0.975, found["n"] - 1) * found["sd"] / math.sqrt(found["n"])
+    return found | {"interval": [found["mean"] - half, found["mean"] + half]}
+
+
 def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Test errors of each strategy over the seeds, and their differences to the published search's."""
-    summary: dict[str, Any] = {}
-    for name, runs in results.items():
-        errors = [run["test_error"] for run in runs]
-        summary[name] = {"test_error": evidence.spread(errors)}
-        if name != BASELINE and BASELINE in results:
-            pairs = zip(errors, (run["test_error"] for run in results[BASELINE]), strict=True)
-            summary[name][f"difference_to_{BASELINE}"] = evidence.spread(
-                [error - other for error, other in pairs]
-            )
+    """Test errors of each strategy over the seeds, and how much higher they are than those of ours."""
+    errors = {name: [run["test_error"] for run in runs] for name, runs in results.items()}
+    summary: dict[str, Any] = {name: {"test_error": evidence.spread(errors[name])} for name in results}
+    for name in results.keys() - {OURS} if OURS in results else ():
+        summary[name][f"difference_to_{OURS}"] = difference(errors[name], errors[OURS])
     return summary
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """A line for each strategy; errors in percent, costs in epochs of a search."""
-    columns = ("test error", "sd", "n", f"minus {BASELINE}", "sd", "trainings", "finalists", "predicted")
-    lines = ["  ".join(("strategy", *columns))]
+    columns = ("test error", "sd", "n", f"minus {OURS}", "95% interval   ", "candidates", "finalists")
+    width = max(map(len, ("strategy", *results)))
+    lines = ["  ".join((f"{'strategy':{width}}", *columns))]
     for name, entry in summarise(results).items():
-        runs, error = results[name], entry["test_error"]
-        minus = entry.get(f"difference_to_{BASELINE}", {"mean": None, "sd": None})
-        figures = [_percent(x) for x in (error["mean"], error["sd"])] + [str(error["n"])]
-        figures += [_percent(minus["mean"], sign="+"), _percent(minus["sd"])]
-        figures += [f"{statistics.mean(run[key] for run in runs):.1f}" for key in COSTS]
-        pairs = sum(sum(run["decided_by"].values()) for run in runs)
-        figures.append(f"{sum(run['decided_by']['predictor'] for run in runs) / max(1, pairs):.0%}")
+        error, minus = entry["test_error"], entry.get(f"difference_to_{OURS}", {})
+        figures = [_percent(error["mean"]), _percent(error["sd"]), str(error["n"])]
+        figures += [_percent(minus.get("mean"), sign="+")]
+        figures += [" to ".join(_percent(end, sign="+") for end in minus.get("interval") or [None])]
+        figures += [f"{statistics.mean(run.get(key, 0) for run in results[name]):.1f}" for key in COSTS]
         placed = [f"{text:>{len(title)}}" for text, title in zip(figures, columns, strict=True)]
-        lines.append("  ".join([f"{name:{len('strategy')}}", *placed]))
+        lines.append("  ".join([f"{name:{width}}", *placed]))
     return "\n".join(lines)
 
 

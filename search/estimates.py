@@ -78,13 +78,17 @@ class Alone:
 
     def measure(self, pairs: Sequence[Comparison], progress: float) -> dict[int, list[Losses]]:
         """The losses of both candidates of each pair, by the pair's number; spread over the processes."""
-        cells = [cell for one in pairs for cell in (one.a, one.b)]
-        new = [cell for cell in dict.fromkeys(cells) if cell not in self.known]
-        self.known |= zip(new, self._train(new, self.schedule(progress)), strict=True)
-        return {one.pair: [self.known[one.a], self.known[one.b]] for one in pairs}
+        found = iter(self.losses([cell for one in pairs for cell in (one.a, one.b)]))
+        return {one.pair: [next(found), next(found)] for one in pairs}
 
-    def _train(self, cells: Sequence[Genotype], schedule: list[tuple[float, float]]) -> Sequence[Losses]:
-        steps = self.task.steps
+    def losses(self, cells: Sequence[Genotype]) -> list[Losses]:
+        """The losses of each cell; those that are not known yet are trained, spread over the processes."""
+        new = [cell for cell in dict.fromkeys(cells) if cell not in self.known]
+        self.known |= zip(new, self._train(new), strict=True)
+        return [self.known[cell] for cell in cells]
+
+    def _train(self, cells: Sequence[Genotype]) -> Sequence[Losses]:
+        schedule, steps = self.schedule(0.0), self.task.steps
         losses = torch.zeros(len(cells), steps, dtype=torch.float64, device=self.task.device)
         for i in range(distributed.rank(), len(cells), distributed.world_size()):
             job = Job(cells[i], ("alone",), schedule)

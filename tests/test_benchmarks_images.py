@@ -14,7 +14,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import found_cell  # noqa: E402
 import weight_set  # noqa: E402
-from search_on_images import Config, result_of  # noqa: E402
+from baselines import BASELINES  # noqa: E402
+from search_on_images import Config, difference, result_of  # noqa: E402
 from searches import draw_test_images, open_or_begin  # noqa: E402
 
 import genotypes  # noqa: E402
@@ -22,7 +23,7 @@ from common.flags import parse, run_script  # noqa: E402
 from images import sets  # noqa: E402
 
 SMALL = "--set digits --images 40 --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
-FLAGS = f"{SMALL} --trainings 4 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
+FLAGS = f"{SMALL} --budget 4 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
 
 
 def run(script, *arguments):
@@ -43,14 +44,15 @@ def searched(tmp_path_factory):
 def test_strategies_spend_the_same_and_differences_are_those_of_the_seeds(searched):
     folder, result = searched
     searches = {name: runs[0] for name, runs in result["searches"].items()}
-    assert {search["trainings"] for search in searches.values()} == {4}
+    assert {search["epochs_of_candidates"] for search in searches.values()} == {4}
     assert {search["epochs_of_finalists"] for search in searches.values()} == {2}
+    assert {search["images_trained_on"] for search in searches.values()} == {6 * 20}
     history = list(csv.DictReader((folder / "searches" / "ours-0" / "history.csv").open()))
     assert 2 * sum(row["loss_a"] != "" for row in history) == 4
     errors = {name: entry["test_error"]["values"] for name, entry in result["strategies"].items()}
-    difference = result["strategies"]["ours"]["difference_to_slow_fast"]
-    assert difference["values"] == [errors["ours"][0] - errors["slow_fast"][0]]
-    assert difference["n"] == 1
+    difference = result["strategies"]["slow_fast"]["difference_to_ours"]
+    assert difference["values"] == [errors["slow_fast"][0] - errors["ours"][0]]
+    assert (difference["n"], difference["interval"]) == (1, None)
     assert errors["ours"] == [searches["ours"]["test_error"]]
 
 
@@ -65,6 +67,48 @@ def test_what_was_done_is_not_done_again_and_a_lost_result_is_the_same_again(sea
     assert result_of(config, "slow_fast", 0, torch.device("cpu")) == result["searches"]["slow_fast"][0]
     with pytest.raises(ValueError, match="other settings"):
         open_or_begin(config.settings("slow_fast", 0), first, torch.device("cpu"))
+
+
+def test_the_interval_of_a_difference_is_that_of_paired_values():
+    found = difference([0.5, 0.6, 0.7], [0.4, 0.4, 0.4])
+    low, high = found["interval"]
+    assert found["mean"] == pytest.approx(0.2)
+    assert high - found["mean"] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # t table, 2 degrees
+    assert found["mean"] - low == pytest.approx(high - found["mean"])
+
+
+LONE = "--estimate alone --candidate_epochs 2 --images 80 --budget 16 --finalists 2 --final_epochs 2"
+
+
+@pytest.mark.parametrize("name", ["local", "halving", "finalists_only"])
+def test_baselines_spend_their_budget_and_begin_again_from_what_is_trained(name, tmp_path):
+    config = parse(Config, ["--out", str(tmp_path), *f"{SMALL} {LONE}".split()])
+    run, _ = open_or_begin(config.settings(name, 3), tmp_path / "a", torch.device("cpu"))
+    cells, epochs = BASELINES[name](run, config.budget)
+    trained = {"local": 8 * 2, "halving": 16, "finalists_only": 0}
+    assert epochs == pytest.approx(trained[name], abs=2)
+    assert len(cells) == (2 + 8 if name == "finalists_only" else 2)
+    run.save()
+    run.folder.unlock()
+    again, _ = open_or_begin(config.settings(name, 3), tmp_path / "a", torch.device("cpu"))
+    known = len(again.estimate.known)
+    assert BASELINES[name](again, config.budget) == (cells, epochs)
+    assert len(again.estimate.known) == known, "nothing was trained again"
+
+
+def test_local_search_keeps_the_lowest_losses(tmp_path):
+    config = parse(Config, ["--out", str(tmp_path), *f"{SMALL} {LONE}".split()])
+    run, _ = open_or_begin(config.settings("local", 0), tmp_path / "a", torch.device("cpu"))
+    cells, _ = BASELINES["local"](run, config.budget)
+    losses = {cell: losses.mean() for cell, losses in run.estimate.known.items()}
+    assert cells == sorted(losses, key=losses.__getitem__)[:2]
+
+
+def test_baselines_need_candidates_that_train_alone(tmp_path):
+    config = parse(Config, ["--out", str(tmp_path), *SMALL.split()])
+    run, _ = open_or_begin(config.settings("local", 0), tmp_path / "a", torch.device("cpu"))
+    with pytest.raises(ValueError, match="--estimate"):
+        BASELINES["local"](run, 4)
 
 
 def test_some_test_images_are_of_all_classes_wherever_they_stand():
@@ -102,9 +146,9 @@ def test_a_run_that_is_not_there_is_named_by_its_flag(monkeypatch, capsys):
         ("--seed 3", "--seed: has no effect here"),
         ("--no_decide", "--decide: has no effect here"),
         ("--strategies best", "--strategies best: allowed are ours"),
-        ("--pop_size 4 --trainings 2", "--trainings 2: must be at least 4"),
-        ("--pop_size 4 --trainings 5", "--trainings 5: candidates train in pairs"),
-        ("--pop_size 4 --trainings 8 --pairs_per_sync 2", "--pairs_per_sync 2: must be 1"),
+        ("--pop_size 4 --budget 2", "--budget 2: must be at least 4"),
+        ("--pop_size 4 --estimate alone --candidate_epochs 3 --budget 8", "--budget 8: must be at least 12"),
+        ("--pop_size 4 --budget 8 --pairs_per_sync 2", "--pairs_per_sync 2: must be 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(flags, message, tmp_path, capsys):

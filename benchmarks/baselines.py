@@ -1,0 +1,99 @@
+"""Searches on images without population and predictor: what random cells and their neighbours bring.
+
+Each strategy gets a search run that judges candidates alone, and so many epochs to train them. It returns the
+finalists, best first, and the epochs that it spent. What it has trained stands in the run's checkpoint, so a
+strategy that was stopped does the same again and trains only what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
+
+import numpy as np
+from searches import random_cells
+
+from encoding import CellSpace
+from genotypes import Genotype
+from search.estimates import Alone
+from search.run import SearchRun
+from utils import derive_seed
+
+BEGIN = 10  # random cells, of which local search starts from the best
+RUNGS = 3  # of successive halving: each trains the better half of the cells for twice the epochs
+
+
+def lone(run: SearchRun) -> Alone:
+    """The run's estimate. ValueError where candidates do not train alone."""
+    if not isinstance(run.estimate, Alone):
+        raise ValueError("--estimate: strategies without a weight set need candidates that train alone")
+    return run.estimate
+
+
+def local(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+    """Local search from the best of `BEGIN` random cells: the first neighbour that is better, in random
+    order; where none is, the best of as many further random cells."""
+    estimate, config = lone(run), run.config
+    space = CellSpace(distinct_inputs=config.distinct_inputs)
+    rng = np.random.default_rng(derive_seed(config.seed, "local") % 2**32)
+    losses: dict[Genotype, float] = {}
+    count = budget // config.candidate_epochs
+
+    def loss(cell: Genotype) -> float:
+        if cell not in losses:
+            losses[cell] = estimate.losses([cell])[0].mean().item()
+            run.save()
+        return losses[cell]
+
+    while len(losses) < count:
+        begin = [space.decode(space.sample(rng)) for _ in range(min(BEGIN, count - len(losses)))]
+        here, improved = min(begin, key=loss), True
+        while improved:
+            improved = False
+            for row in rng.permutation(space.neighbours(space.choices(here))):
+                cell = space.architecture(row)
+                if len(losses) == count and cell not in losses:
+                    break
+                if loss(cell) < loss(here):
+                    here, improved = cell, True
+                    break
+    return sorted(losses, key=loss)[: config.finalists], len(losses) * config.candidate_epochs
+
+
+def halving(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+    """Successive halving of random cells (Karnin et al. 2013; Jamieson and Talwalkar, arXiv 1502.07943).
+
+    The rungs train for half the run's epochs of a candidate, for them, and for twice as many. A cell that
+    stays begins anew, with the same steps as before, so only the epochs that are added count.
+    """
+    config = run.config
+    lengths = [max(1, config.candidate_epochs // 2) << rung for rung in range(RUNGS)]
+    added = [length if not rung else length - lengths[rung - 1] for rung, length in enumerate(lengths)]
+    # n cells, then n / 2, n / 4: what n costs, in epochs
+    cells = int(budget / sum(epochs / 2**rung for rung, epochs in enumerate(added)))
+    staying, spent = random_cells(config, cells, config.seed, "halving"), 0
+    for length, more in zip(lengths, added, strict=True):
+        task = run.task._replace(config=dataclasses.replace(config, candidate_epochs=length))
+        estimate = lone(run) if length == config.candidate_epochs else Alone(task)
+        losses = [one.mean().item() for one in estimate.losses(staying)]
+        spent += more * len(staying)
+        order = np.argsort(losses, kind="stable")  # NaN last
+        staying = [staying[i] for i in order[: max(config.finalists, len(staying) // 2)]]
+    return staying[: config.finalists], spent
+
+
+def finalists_only(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+    """Random cells that train as finalists do: the epochs of the search train more of them."""
+    count = run.config.finalists + budget // run.config.final_epochs
+    return random_cells(run.config, count, run.config.seed, "alone"), 0
+
+
+BASELINES: dict[str, Callable[[SearchRun, int], tuple[list[Genotype], int]]] = {
+    "local": local,
+    "halving": halving,
+    "finalists_only": finalists_only,
+}
