@@ -128,7 +128,7 @@ def load_images(config: Config, loaded: Loaded) -> tuple[str, sets.ImageSet, set
     network, name = loaded.network, config.set or loaded.set or "cifar10"
     folder = config.data or (loaded.folder if name == loaded.set else "data")
     size = network.image_size[0]
-    images = sets.load(name, folder, "test", size if name == "folder" else None)
+    images = sets.load(name, folder, "test", resized(loaded, name))
     if images.num_classes != network.num_classes:
         raise ValueError(
             f"--set {name}: {images.num_classes} classes, but the network has {network.num_classes}"
@@ -143,11 +143,16 @@ def load_images(config: Config, loaded: Loaded) -> tuple[str, sets.ImageSet, set
     return words, images, find_statistics(loaded, name, folder)
 
 
+def resized(loaded: Loaded, name: str) -> int | None:
+    """The pixels that the images of a set take: those of the network; other sets than its own keep theirs."""
+    return loaded.network.image_size[0] if name in ("folder", loaded.set) else None
+
+
 def find_statistics(loaded: Loaded, name: str, folder: str) -> sets.Statistics:
     """What to normalise with: what the file says, else the figures of the set `name`."""
     if loaded.statistics is not None:
         return loaded.statistics
-    size = loaded.network.image_size[0] if name == "folder" else None
+    size = resized(loaded, name)
     published, channels = sets.PUBLISHED_STATISTICS.get(name), loaded.network.in_channels
     found = published or sets.statistics_of(name, sets.load(name, folder, "train", size))
     if len(found.mean) != channels:

@@ -32,7 +32,7 @@ class ImageFlags:
     data: str = "data"
     """folder that holds the data sets, or the class folders"""
     image_size: int | None = None
-    """resize the images of class folders to this height and width in pixels"""
+    """resize the images to this height and width in pixels"""
     validate: float = 0.0
     """share of the training images that is held out and measured after each epoch, instead of the test"""
     cutout: bool = False

@@ -30,7 +30,7 @@ class Config:
     data: str = "data"
     """folder that holds the data sets, or the class folders"""
     image_size: int | None = None
-    """resize the images of class folders to this height and width in pixels"""
+    """resize the images to this height and width in pixels"""
     images: int | None = None
     """use only so many of the training images"""
     train_portion: float = 0.5

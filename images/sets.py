@@ -214,22 +214,27 @@ def batches(
         yield values if channels_last else values.contiguous(), images.labels.index_select(0, indices)
 
 
+def _resized(images: Tensor, size: int) -> Tensor:
+    """Square uint8 images (N, C, H, W) at `size` pixels; some at a time, since it takes floats meanwhile."""
+    from torchvision.transforms.v2 import functional  # here: it takes long to import
+
+    bicubic = functional.InterpolationMode.BICUBIC
+    parts = [functional.resize(part, [size, size], bicubic, antialias=True) for part in images.split(5000)]
+    return torch.cat(parts)
+
+
 def load(
     name: str, folder: str | Path = "data", part: str = "train", image_size: int | None = None
 ) -> ImageSet:
     """The training or test part of a data set (see SETS), read from `folder`, on the CPU.
 
     CIFAR and Fashion-MNIST are downloaded there by torchvision if they are missing, which is said.
-    `image_size` resizes the images of class folders. ValueError or OSError, in one line, for what is wrong.
+    `image_size` resizes the images. ValueError or OSError, in one line, for what is wrong.
     """
     if name not in SETS:
         raise ValueError(f"--set {name}: there is no such data set; allowed: {', '.join(SETS)}")
     if part not in PARTS:
         raise ValueError(f"part {part!r}: allowed are {' and '.join(PARTS)}")
-    if image_size is not None and name != "folder":
-        raise ValueError(
-            f"--image_size {image_size}: only for --set folder; the images of {name} keep their size"
-        )
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise ValueError(f"--image_size {image_size}: allowed are {SMALLEST_IMAGE} pixels or more")
     folder = Path(folder).expanduser()
@@ -242,4 +247,6 @@ def load(
     else:
         arrays = files.cifar(name, folder, part)
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2)  # (N, C, H, W)
+    if image_size not in (None, images.shape[2]):
+        images = _resized(images, image_size)
     return ImageSet(images, torch.from_numpy(arrays.labels), arrays.classes)

@@ -148,7 +148,7 @@ def test_digits_are_complete_stratified_and_fixed():
     [
         (("mnist",), "--set mnist: .*digits, fashion_mnist, cifar10, cifar100, folder"),
         (("digits", "data", "val"), "'val'"),
-        (("digits", "data", "train", 16), "--image_size 16: only for --set folder"),
+        (("digits", "data", "train", 4), "--image_size 4"),
         (("folder", "data", "train", 4), "--image_size 4"),
     ],
 )
@@ -168,3 +168,12 @@ def test_evaluation_in_more_processes_than_the_last_batch_has_images():
     statistics = sets.channel_statistics(images.images)
     shards = [list(sets.batches(images, 4, statistics, shard=(rank, 3))) for rank in range(3)]
     assert [[len(labels) for _, labels in shard] for shard in shards] == [[2, 2, 1], [1, 1], [1, 1]]
+
+
+def test_any_set_can_be_resized():
+    native, larger = sets.load("digits"), sets.load("digits", image_size=12)
+    assert larger.images.shape == (len(native), 1, 12, 12)
+    assert larger.images.dtype == torch.uint8
+    assert torch.equal(sets.load("digits", image_size=8).images, native.images)
+    means = (images.images.float().mean(dim=(1, 2, 3)) for images in (native, larger))
+    assert (next(means) - next(means)).abs().max() < 3, "the same pictures, of 0 to 255"

@@ -441,7 +441,7 @@ def test_another_number_of_processes_is_said(run, unfinished):
         ("--batch_size 4 --micro_batches 4", ["--batch_size 4", "at least 8"]),
         ("--auxiliary_weight 0.2", ["--auxiliary_weight", "--auxiliary"]),
         ("--warmup_epochs 2", ["--warmup_epochs 2", "--epochs 2"]),
-        ("--image_size 16", ["--image_size 16", "folder"]),
+        ("--image_size 4", ["--image_size 4", "at least 8"]),
         ("--set folder --data /nowhere", ["/nowhere"]),
         ("--set imagenet", ["--set", "digits"]),
         ("--no_such_flag 1", ["no_such_flag"]),

@@ -47,7 +47,7 @@ def refused(program: Program, *flags: object, largest_file: int = 0) -> str:
         ("--train_portion nan", ["--train_portion nan"]),
         ("--train_portion 0.001", ["--train_portion 0.001"]),
         ("--images 4 --train_portion 0.9", ["--train_portion 0.9", "3 images", "1 compare"]),
-        ("--image_size 16", ["--image_size 16", "folder"]),
+        ("--image_size 4", ["--image_size 4", "at least 8"]),
         ("--learning_rate nan", ["--learning_rate nan"]),
         ("--final_learning_rate 1e39", ["--final_learning_rate 1e+39", "at most 1e+38"]),
         ("--learning_rate -1", ["--learning_rate -1"]),
