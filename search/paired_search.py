@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from search.slow_fast import SlowFast, generator
 STRATEGIES = ("slow_fast", "random")
 SCREEN, AUDIT, FRESH = range(100, 103)  # what a random number is for; SlowFast has the small ones
 TRIES = 1000  # fresh architectures before none is called acceptable
+KNOWN = 5  # comparisons, all of random architectures, before the predictor screens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +161,11 @@ class PairedSearch:
 
     def _settle(self, member: int, taken: list[Integers]) -> bool:
         """Choose, now that it is needed, where a moved or new member stands; whether it was screened."""
-        population, moved = self.population, self.population.moved(member)
+        population, new = self.population, self.generation == 0
         if self.settings.random:
             population.place(member, self._first_accepted(self._fresh(member)))
             return False
-        if self.settings.screen and moved and len(self.predictor) >= 3:
+        if self.settings.screen and (new or population.moved(member)) and len(self.predictor) >= KNOWN:
             chosen = self._screen(member, taken)
             if chosen is not None:
                 population.place(member, chosen)
@@ -174,7 +176,7 @@ class PairedSearch:
 
     def _screen(self, member: int, taken: list[Integers]) -> Reals | None:
         """The acceptable vector of highest expected improvement that is neither trained nor taken."""
-        moves = self.population.reconsider(member, self.settings.proposals)
+        moves = self._moves(member)
         banned = {*self.evaluated.losses, *(tuple(row.tolist()) for row in taken)}
         rng = generator(self.settings.seed, SCREEN, self.generation, member)
         posterior = self.predictor.posterior()
@@ -183,6 +185,14 @@ class PairedSearch:
                 same = [vector for vector in moves if (self.space.read(vector) == row).all()]
                 return same[0] if same else self.space.write(row)
         return None
+
+    def _moves(self, member: int) -> Reals:
+        """Where `member` may stand, (proposals, reals): draws of its last move; of a new one, random starts."""
+        proposals = self.settings.proposals
+        if self.population.moved(member):
+            return self.population.reconsider(member, proposals)
+        fresh = islice(self._fresh(member), proposals - 1)
+        return np.stack([self.population.positions[member], *fresh])
 
     def _plain(self, member: int) -> Iterator[Reals]:
         """The published move first, then other draws of it, then fresh starts."""
