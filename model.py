@@ -357,4 +357,6 @@ def load_network_state(network: nn.Module, state: Mapping[str, Tensor], assign: 
     if problems:
         rest = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ValueError(f"the weights belong to another network: {'; '.join(problems[:3])}{rest}")
+    if assign:  # without the numbers' type, which copying would have kept
+        given = {key: value.to(wanted[key].dtype) for key, value in given.items()}
     network.load_state_dict(given, assign=assign)

@@ -58,7 +58,7 @@ if __name__ == "__main__":
 import torch
 
 from common import checkpoint, distributed
-from images import sets
+from images import files, sets
 from model import NetworkCIFAR, count
 from training import card
 from training.evaluation import check_finite, report
@@ -86,6 +86,7 @@ class Loaded:
 
 def main(config: Config) -> None:
     device = distributed.init(config.device)
+    files.limit_pixels(config.max_megapixels)
     with card.reading("model_path", config.model_path):
         loaded = load(config)
     size = count(loaded.network)

@@ -49,6 +49,7 @@ if __name__ == "__main__":
     config = parse(Config)  # first: what is imported below takes seconds
 
 from common import checkpoint, distributed
+from images import files
 from images.large import LargeImages
 from model import NetworkImageNet, count
 from training import card
@@ -60,6 +61,7 @@ from utils import say
 
 def main(config: Config) -> None:
     device = distributed.init(config.device)
+    files.limit_pixels(config.max_megapixels)
     with card.reading("model_path", config.model_path):
         network, classes, trained = load(config)
     images = load_images(config, network.image_size[0], network.num_classes, classes)

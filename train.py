@@ -76,7 +76,7 @@ import torch
 import genotypes
 from common import distributed
 from common.run_folder import SETTINGS, RunFolder, new_name, resume
-from images import sets
+from images import files, sets
 from images.augmentation import Augmentation
 from model import NetworkCIFAR
 from training import loop
@@ -89,7 +89,7 @@ from utils import derive_seed, say
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, free=("data", "device", "checkpoint_steps", "tensorboard"))
+        config = resume(config, free=("data", "device", "checkpoint_steps", "tensorboard", "max_megapixels"))
     device = distributed.init(config.device)
     config = with_set(config)
     torch.set_num_threads(config.threads)
@@ -186,6 +186,7 @@ class Images:
 
 def load(config: Config, device: torch.device) -> Images:
     """The images of the run; ValueError where they do not suit the flags."""
+    files.limit_pixels(config.max_megapixels)
     train = sets.load(config.set, config.data, "train", config.image_size)
     if config.validate:
         kept, held_out = sets.split(len(train), 1 - config.validate, config.seed)

@@ -64,6 +64,7 @@ import torch
 
 from common import distributed
 from common.run_folder import RunFolder, new_name, resume
+from images import files
 from images.large import LargeImages
 from images.sets import IMAGENET_STATISTICS
 from model import NetworkImageNet
@@ -76,7 +77,7 @@ from training.weights import draw_network
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, free=("data", "device", "workers", "checkpoint_steps"))
+        config = resume(config, free=("data", "device", "workers", "checkpoint_steps", "max_megapixels"))
     device = distributed.init(config.device)
     torch.set_num_threads(config.threads)
     images = load(config, device)
@@ -141,6 +142,7 @@ class Images:
 
 def load(config: Config, device: torch.device) -> Images:
     """The training and the validation images; ValueError where their classes differ or images are too few."""
+    files.limit_pixels(config.max_megapixels)
     train = LargeImages(Path(config.data) / "train", config.image_size, training=True, seed=config.seed)
     validation = LargeImages(Path(config.data) / "val", config.image_size, training=False)
     if odd := sorted(set(train.classes) ^ set(validation.classes)):

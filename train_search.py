@@ -33,6 +33,8 @@ class Config:
     """resize the images to this height and width in pixels"""
     images: int | None = None
     """use only so many of the training images"""
+    max_megapixels: float = 89.0
+    """largest image that is decoded, of those in files of their own"""
     train_portion: float = 0.5
     """share of the images that train; the others compare"""
     cutout: bool = True
@@ -131,6 +133,7 @@ class Config:
         check_range(self, "pop_size batch_size", 2, 10**5)
         check_range(self, "images", 4)
         check_range(self, "image_size", 8, 1024)
+        check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         check_range(self, "seed recalibrate", 0, 2**63 - 1)
         check_range(self, "learning_rate final_learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "max_parameters max_multiply_adds", 0, open_low=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
+import secrets
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +35,12 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception means that there was no memory; PyTorch's is a RuntimeError, on any device."""
+    words = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in words or "out of memory" in words
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder, or a file made for it, until the block ends or the process dies.
@@ -51,28 +57,42 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: str | Path, content: str | bytes, mode: int = 0o644) -> None:
+def write_atomically(path: str | Path, content: str | bytes, mode: int | None = None) -> None:
     """Write a file so that, at every moment, its old or its new content is there whole.
 
-    `mode` is its permissions. Raises OSError that names the file, e.g. for a full disk; the old content then
-    stays. A killed program may leave a file behind whose name `temporary_files` knows.
+    `mode` is its permissions (else those of any new file). Raises OSError that names the file, e.g. for a
+    full disk; the old content then stays. A killed program may leave a file behind whose name
+    `temporary_files` knows.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
         with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.chmod(temporary, mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)  # mkstemp makes it private; a result is as readable as any other file
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name in a folder outlive a loss of power, where the system knows how."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def temporary_files(folder: Path) -> list[Path]:

@@ -113,6 +113,7 @@ class Config:
     precision = "float32"
     channels_last = True
     recalibrate = 0
+    max_megapixels = 89.0
 
 
 class Work(NamedTuple):

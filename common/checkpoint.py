@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils import write_atomically
+from utils import lacks_memory, write_atomically
 
 PREVIOUS = ".previous"
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
 # What reading bytes that are no checkpoint raises, depending on the bytes.
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, LookupError, ValueError, TypeError)
-UNREADABLE += (AttributeError, AssertionError, ArithmeticError, MemoryError)
+UNREADABLE += (AttributeError, AssertionError, ArithmeticError)
 UNREADABLE += (struct.error, zipfile.BadZipFile)
 
 
@@ -61,7 +61,7 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     """The dictionary in a checkpoint, on the CPU. Only tensors and plain types are accepted.
 
     Raises ValueError with one line for a missing, damaged or foreign file, and, where `kind` is given,
-    for a checkpoint whose entry "kind" is another.
+    for a checkpoint whose entry "kind" is another; OSError or MemoryError where the file may be good.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,7 +74,9 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         raise ValueError(
             f"{path}: refused: no checkpoint, or more than tensors and plain types, which could run code"
         ) from None
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:
+        if lacks_memory(error):  # which says nothing of the file
+            raise MemoryError(f"{path} could not be read") from None
         raise ValueError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds a {type(state).__name__}, not the dictionary of a checkpoint")
@@ -83,11 +85,13 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     return state
 
 
-def load_newest(path: str | Path, kind: str | None = None) -> tuple[dict[str, Any], str | None]:
+def load_newest(path: str | Path, kind: str | None = None) -> tuple[dict[str, Any], str | None] | None:
     """The newest good checkpoint of the pair (path, previous(path)), and what was wrong with the newer one.
 
-    Raises ValueError where none of the two is good.
+    None where there is neither. Raises ValueError where none of the two is good.
     """
+    if not Path(path).exists() and not previous(path).exists():
+        return None
     try:
         return load(path, kind), None
     except ValueError as error:
@@ -99,11 +103,18 @@ def load_newest(path: str | Path, kind: str | None = None) -> tuple[dict[str, An
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ValueError for a zip archive (the format of `torch.save`) with a wrong checksum."""
+    """Raise ValueError for a zip archive (the format of `torch.save`) that is larger than its file, or whose
+    checksums are wrong.
+    """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return  # the format before torch 1.6, as published checkpoints have it: it keeps no checksums
     with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()  # torch.save compresses nothing: what unpacks is there to fill memory
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("its entries are compressed, those of a checkpoint are not")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its entries overlap")
         bad = archive.testzip()
     if bad is not None:
         raise ValueError(f"wrong checksum in {bad}")

@@ -9,13 +9,16 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 def init(device: str = "auto") -> torch.device:
@@ -63,7 +66,9 @@ def close() -> None:
 
 def stopped(error: BaseException) -> bool:
     """Whether an exception means that this process was told to stop, or that another one is gone."""
-    lost = world_size() > 1 and isinstance(error, RuntimeError) and "onnection" in str(error)
+    # gloo says it in words; NCCL and the store have classes of their own.
+    in_words = isinstance(error, RuntimeError) and "onnection" in str(error)
+    lost = world_size() > 1 and (in_words or isinstance(error, dist.DistError))
     return lost or isinstance(error, KeyboardInterrupt)
 
 
@@ -98,6 +103,49 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def from_main(read: Callable[[], Value]) -> Value:
+    """What `read()` gives in the first process, which alone calls it, in all of them; or what it raises.
+
+    So that all go on from the same file, whatever each of them would see on a network drive.
+    """
+    found: Any = None
+    if is_main():
+        try:
+            found = (read(), None)
+        except (ValueError, OSError, MemoryError) as error:
+            found = (None, error)
+    value, problem = broadcast_object(found)
+    if problem is not None:
+        raise problem
+    return value
+
+
+def check_equal(**values: str | int) -> None:
+    """Raise ValueError, in all processes, where one of them has another value than the first.
+
+    Processes that disagree would train a mixture of networks, or wait for each other for ever.
+    """
+    if not dist.is_initialized():
+        return
+    found: list[dict[str, str | int]] = [{}] * world_size()
+    dist.all_gather_object(found, values)
+    for number, theirs in enumerate(found):
+        for name in values:
+            if theirs[name] != found[0][name]:
+                raise ValueError(
+                    f"process {number} has other {name} than the first one ({theirs[name]}, not "
+                    f"{found[0][name]}): do all of them see the same files?"
+                )
+
+
+def checksum(tensors: Iterable[Tensor]) -> str:
+    """The same text for the same bits, in eight hexadecimal digits."""
+    total = 0
+    for tensor in tensors:
+        total = zlib.crc32(tensor.numpy(force=True).tobytes(), total)
+    return f"{total:08x}"
 
 
 def broadcast_(tensors: Sequence[Tensor], source: int) -> None:

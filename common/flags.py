@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
+from utils import lacks_memory
+
 Config = TypeVar("Config")
 PLACES = ("save", "resume")  # flags that say where a run is kept; they are no part of its settings
 
@@ -54,12 +56,12 @@ def run_script(main: Callable[[Config], None], config: Config) -> None:
         fail(str(error))
     except MemoryError as error:
         fail(f"not enough memory: {error}")
-    except RuntimeError as error:  # PyTorch's lack of memory is one, on the CPU as on a GPU
+    except RuntimeError as error:
         from common import distributed  # not above: it needs torch, which takes seconds to import
 
         if distributed.stopped(error):
             fail("stopped", code=130)
-        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+        if not lacks_memory(error):
             raise
         fail(f"not enough memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import logging
 import os
@@ -122,13 +123,16 @@ class RunFolder:
         write_atomically(self.path / name, text.getvalue())
 
     def fall_back(self) -> None:
-        """Put the checkpoint before the newest one in its place, as that is damaged. Called by all processes.
+        """Put the checkpoint before the newest one in its place, as that is damaged; it gets another name.
 
         Else the next one to be written would keep the damaged one beside it, and not the good one.
         """
-        distributed.barrier()
-        if distributed.is_main():
-            os.replace(checkpoint.previous(self.checkpoint), self.checkpoint)
+        if not distributed.is_main():
+            return
+        if self.checkpoint.exists():
+            names = (self.checkpoint.with_suffix(f".damaged{number}.pt") for number in itertools.count(1))
+            os.rename(self.checkpoint, next(name for name in names if not name.exists()))
+        os.rename(checkpoint.previous(self.checkpoint), self.checkpoint)
 
     def start_log(self) -> logging.Logger:
         """Let `self.log` append to log.txt and print; it is silent in all processes but the first.

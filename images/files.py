@@ -6,11 +6,11 @@ only after their MD5 sums have shown them to be the published files.
 
 import contextlib
 import gzip
+import math
 import shutil
 import socket
 import struct
 import sys
-import tempfile
 import warnings
 import zlib
 from pathlib import Path
@@ -30,6 +30,10 @@ FASHION_CLASSES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # What Pillow raises for files that are cut off or are no images, depending on their format.
 UNREADABLE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError)
 UNREADABLE += (struct.error, zlib.error, Image.DecompressionBombError)
+
+
+# What Pillow may take a file for, whatever its name says: for others (EPS) it would start a program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class Arrays(NamedTuple):
@@ -123,13 +127,15 @@ def _download(name: str, folder: Path, missing: str, advice: str) -> None:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = Path(tempfile.gettempdir(), f"pairnas-{name}.lock")
-        with locked(lock), contextlib.redirect_stdout(sys.stderr):
-            getattr(torchvision.datasets, name)(str(folder), download=True)
+        with locked(folder), contextlib.redirect_stdout(sys.stderr):
+            try:
+                getattr(torchvision.datasets, name)(str(folder), download=True)
+            except BaseException:
+                if not existed:  # while it is locked: nobody else downloads into it
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
     except (OSError, RuntimeError, EOFError) as error:  # RuntimeError: another MD5 sum, or no mirror answered
         reason = " ".join(str(error).split()) or type(error).__name__
-        if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
         raise OSError(
             f"{name} is not there ({missing}) and cannot be downloaded ({reason}): {advice}"
         ) from error
@@ -165,32 +171,43 @@ def cifar(name: str, folder: Path, part: str) -> Arrays:
 
 
 def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.uint8]:
-    """One image file as (H, W, 1) if it is grey, else (H, W, 3), turned upright as its EXIF data say.
+    """One image file as (H, W, 1) if it is grey, else (H, W, 3), upright.
 
     `image_size` scales the shorter side to that many pixels and crops the middle square. ValueError names a
     file that cannot be read.
     """
     image = open_image(path)
     image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    with contextlib.suppress(*UNREADABLE), warnings.catch_warnings(action="ignore"):
-        image = ImageOps.exif_transpose(image)  # left as it is where the EXIF data are damaged
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     array = np.asarray(image, dtype=np.uint8)
     return array[..., None] if array.ndim == 2 else array
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """A whole image as Pillow decodes it. ValueError names a file that cannot be read.
+def limit_pixels(megapixels: float) -> None:
+    """Let no image of more pixels be decoded, in this process and those that it forks."""
+    Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6)
 
-    Grey of more than 8 bits is refused; colours of 16 bits Pillow itself brings down to 8.
+
+def open_image(path: str | Path) -> Image.Image:
+    """A whole image, turned upright as its EXIF data say. ValueError names a file that cannot be read.
+
+    Nothing is decoded of an image of more pixels than `limit_pixels` allows. Grey of more than 8 bits is
+    refused; colours of 16 bits Pillow itself brings down to 8.
     """
     try:
-        with Image.open(path) as file:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
+            pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS or math.inf
+            if pixels > most:
+                allowed = f"allowed are {most / 1e6:g}, see --max_megapixels"
+                raise ValueError(f"it has {pixels / 1e6:.1f} megapixels; {allowed}")
             if file.mode[0] in "IF":
                 raise ValueError(f"its values have mode {file.mode}, more than 8 bits: convert it")
             file.load()
+            image: Image.Image = file
+            with contextlib.suppress(*UNREADABLE):  # left as it is where the EXIF data are damaged
+                image = ImageOps.exif_transpose(file)
         # Pillow warns of a palette with transparency that becomes colours without it in one step.
-        return file.convert("RGBA") if file.mode == "P" and "transparency" in file.info else file
+        return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error

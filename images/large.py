@@ -16,6 +16,8 @@ from images import files, folders
 from images.sets import IMAGENET_STATISTICS, scale_and_shift, scaled, shares
 from utils import derive_seed
 
+PATIENCE = 300.0  # seconds that a worker may take for a batch
+
 
 class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Class folders of images of any size, decoded when asked for: training (augmented) or evaluation.
@@ -86,6 +88,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_stopping_to_the_parent,
+            timeout=PATIENCE if workers else 0,
             pin_memory=device.type == "cuda",
             generator=generator,  # else it draws from the global one
         )
@@ -104,6 +107,10 @@ def _named_by_flag(loader: Iterable[Any], workers: int) -> Iterator[Any]:
         yield from loader
     except RuntimeError as error:
         reason = str(error).split(". ")[0]
+        if reason.startswith("DataLoader timed out"):
+            raise ValueError(
+                f"--workers {workers}: none gave a batch within {PATIENCE:.0f} s: a drive or a decoder hangs"
+            ) from None
         if not reason.startswith("DataLoader worker"):
             raise
         raise ValueError(f"--workers {workers}: {reason}; fewer workers need less memory") from None
@@ -114,6 +121,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_stopping_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; workers end with their parent, without a traceback each."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C reaches every process of a terminal; workers end with their parent, without a traceback each.
+
+    SIGTERM ends them: the parent sends it to a worker that does not end by itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

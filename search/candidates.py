@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common import distributed
 from genotypes import Genotype
-from images import sets
+from images import files, sets
 from images.augmentation import Augmentation
 from model import NetworkCIFAR
 from model_search import FullSize, Weights, WeightSet
@@ -90,6 +90,7 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
 
     Raises ValueError that names the flag where the images are not there, or too few.
     """
+    files.limit_pixels(config.max_megapixels)
     images = sets.load(config.set, config.data, "train", config.image_size)
     test = sets.load(config.set, config.data, "test", config.image_size)
     if config.images is not None and config.images > len(images):

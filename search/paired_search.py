@@ -187,7 +187,7 @@ class PairedSearch:
         return None
 
     def _moves(self, member: int) -> Reals:
-        """Where `member` may stand, (proposals, reals): draws of its last move; of a new one, random starts."""
+        """Where `member` may stand, (proposals, reals): draws of its move; of a new one, random starts."""
         proposals = self.settings.proposals
         if self.population.moved(member):
             return self.population.reconsider(member, proposals)

@@ -28,7 +28,7 @@ from search.estimates import ESTIMATES, Estimate
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record, in_one_line
 
-MAY_DIFFER = ("data", "device", "record")  # flags of train_search.py, when a run goes on
+MAY_DIFFER = ("data", "device", "record", "max_megapixels")  # flags of train_search.py, when a run goes on
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
 
 
@@ -67,6 +67,8 @@ class SearchRun:
         if self.search.generation > group[0].generation:
             learning_rate, drop_path_prob = self.estimate.schedule(progress)[0]
             row = self.record.end_generation(self.search, learning_rate, drop_path_prob)
+            positions = torch.from_numpy(self.search.population.positions)
+            distributed.check_equal(populations=distributed.checksum([positions]))
             self.folder.log.info(in_one_line(row, self.config.generations))
 
     def _warn(self, comparison: Comparison, outcome: Outcome) -> None:
@@ -108,9 +110,10 @@ class SearchRun:
         """
         folder, path = self.folder, self.folder.checkpoint
         folder.lock()
-        if not path.exists() and not checkpoint.previous(path).exists():
+        found = distributed.from_main(lambda: checkpoint.load_newest(path, "search"))
+        if found is None:
             return None
-        state, problem = checkpoint.load_newest(path, "search")
+        state, problem = found
         if missing := NEEDED - set(state):
             raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
         before = {"estimate": "weight_set", "candidate_epochs": 1}  # of searches that knew no other
@@ -150,6 +153,7 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
     estimate = ESTIMATES[config.estimate](task)
+    distributed.check_equal(images=task.fingerprint)
     return SearchRun(config, task, search, estimate, full_size, RunFolder(path), Record()), test
 
 

@@ -90,7 +90,9 @@ def test_a_damaged_file_is_named_and_the_one_before_used(tmp_path: Path, how: st
     with pytest.raises(ValueError, match=r"checkpoint\.pt: (damaged|refused)") as error:
         checkpoint.load(path)
     assert "\n" not in str(error.value)
-    state, problem = checkpoint.load_newest(path, "search")
+    found = checkpoint.load_newest(path, "search")
+    assert found is not None
+    state, problem = found
     assert state["generation"] == 0
     assert problem is not None
     assert str(path) in problem
@@ -98,6 +100,37 @@ def test_a_damaged_file_is_named_and_the_one_before_used(tmp_path: Path, how: st
     damage(checkpoint.previous(path), "truncated")
     with pytest.raises(ValueError, match=r"checkpoint\.pt"):
         checkpoint.load_newest(path, "search")
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch, failure: Exception) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for generation in range(2):
+        checkpoint.save(path, STATE | {"generation": generation}, keep_previous=True)
+
+    def fail(*_, **__) -> None:
+        raise failure
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "load", fail)
+        with pytest.raises(MemoryError, match=r"checkpoint\.pt"):
+            checkpoint.load_newest(path, "search")
+    found = checkpoint.load_newest(path, "search")
+    assert found is not None
+    assert found[0]["generation"] == 1
+
+
+def test_compressed_entries_are_refused_unread(tmp_path: Path) -> None:
+    plain, bomb = tmp_path / "plain.pt", tmp_path / "bomb.pt"
+    checkpoint.save(plain, {"kind": "network", "zeros": torch.zeros(10**6)})
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert bomb.stat().st_size < plain.stat().st_size / 100
+    with pytest.raises(ValueError, match=r"bomb\.pt: damaged, or no checkpoint: its entries are compressed"):
+        checkpoint.load(bomb)
 
 
 @settings(max_examples=150, deadline=None)

@@ -32,6 +32,26 @@ say("only once")
 assert distributed.broadcast_object(f"from {rank}") == "from 0"
 assert distributed.broadcast_object(f"from {rank}", 1) == "from 1"
 
+assert distributed.from_main(lambda: f"read by {rank}") == "read by 0"
+
+
+def fails():
+    raise ValueError(f"cannot be read by {rank}")
+
+
+for expected, call in (
+    ("cannot be read by 0", lambda: distributed.from_main(fails)),
+    ("process 1 has other images than the first one (1, not 0)",
+     lambda: distributed.check_equal(images=rank)),
+):
+    try:
+        call()
+    except ValueError as error:
+        assert expected in str(error), error
+    else:
+        raise AssertionError(expected)
+distributed.check_equal(images="same", steps=3)
+
 tensors = [torch.full((2, 3), float(rank)), torch.tensor(rank), torch.full((4,), rank, dtype=torch.uint8).t()]
 distributed.broadcast_(tensors, source=1)
 assert all((tensor == 1).all() for tensor in tensors), tensors

@@ -178,3 +178,23 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path, recwarn
     image.save(tmp_path / "palette.png", transparency=bytes([0, 128] + [255] * 254))
     assert files.read_image(tmp_path / "palette.png").shape == (8, 8, 3)
     assert not recwarn.list
+
+
+def test_only_the_documented_formats_are_opened_whatever_a_file_is_called(tmp_path, monkeypatch):
+    (tmp_path / "evil.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    monkeypatch.setattr("subprocess.Popen", None)  # as which Ghostscript would start
+    with pytest.raises(ValueError, match=r"evil\.png cannot be read as an image"):
+        files.read_image(tmp_path / "evil.png")
+
+
+def test_an_image_of_too_many_pixels_is_named_with_the_flag_that_allows_it(tmp_path, monkeypatch):
+    Image.new("1", (1000, 1001)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    files.limit_pixels(1)
+    message = r"large\.png .*1\.0 megapixels; allowed are 1, see --max_megapixels"
+    with pytest.raises(ValueError, match=message):
+        files.read_image(tmp_path / "large.png")
+    files.limit_pixels(1.01)
+    assert files.read_image(tmp_path / "large.png").shape == (1001, 1000, 1)

@@ -1,7 +1,9 @@
 """Class folders of large images: the order of an epoch, what each image gets, and what is refused."""
 
+import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -143,3 +145,28 @@ def test_folders_without_classes_are_refused(tmp_path):
         LargeImages(tmp_path / "absent", 16, training=True)
     with pytest.raises(ValueError, match="has 0 class folders"):
         LargeImages(tmp_path, 16, training=True)
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    photograph = Image.fromarray(load_sample_image("china.jpg")).crop((0, 0, 64, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # the camera was upside down
+    for name, picture in (("a", photograph), ("b", photograph.rotate(180))):
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "0.png", exif=exif if name == "b" else None)
+    upright, turned = (LargeImages(tmp_path, 32, training=False)[index][0] for index in (0, 1))
+    assert torch.equal(upright, turned)
+
+
+def _hang(path):
+    time.sleep(600)
+
+
+def test_a_worker_that_hangs_is_named_and_ended(tree, monkeypatch):
+    monkeypatch.setattr("images.files.open_image", _hang)
+    monkeypatch.setattr("images.large.PATIENCE", 1.0)
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="--workers 1: none gave a batch within 1 s"):
+        epoch(LargeImages(tree, 16, training=True), workers=1)
+    assert time.monotonic() - begin < 60
+    assert not multiprocessing.active_children()

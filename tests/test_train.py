@@ -421,6 +421,7 @@ def test_a_damaged_checkpoint_does_not_push_out_the_good_one(run, finished, tmp_
     assert "damaged" in out
     assert "no checkpoint is surely good" in err
     assert newest.read_bytes() == good
+    assert (tmp_path / "run" / "checkpoint.damaged1.pt").stat().st_size == 5000, "kept, under another name"
 
 
 def test_another_number_of_processes_is_said(run, unfinished):

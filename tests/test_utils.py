@@ -64,3 +64,13 @@ def test_wilson_interval() -> None:
     # Newcombe 1998, Table I: 81 of 263 and 0 of 20.
     assert utils.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert utils.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_a_new_file_is_as_readable_as_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        utils.write_atomically(tmp_path / "a", "x")
+        utils.write_atomically(tmp_path / "b", "x", mode=0o604)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [0o640, 0o604]

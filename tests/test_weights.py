@@ -1,6 +1,7 @@
 """training/weights.py: the weights that a training starts from."""
 
 import hashlib
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import genotypes
 from common import checkpoint
 from model import NetworkCIFAR, NetworkImageNet
 from training.card import describe_network
-from training.weights import load_weights
+from training.weights import load_network, load_weights
 
 
 def network(classes=3, auxiliary=False, seed=0, channels=2):
@@ -100,3 +101,17 @@ def test_weights_of_something_else_are_refused(tmp_path, content, flags, words):
     with pytest.raises(ValueError, match=f"^--weights {path}: ") as error:
         load_weights(network(), config(path, **flags), tuple("abc"))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("claim", [{"C": 2**20}, {"layers": 10**7}, {"num_classes": 10**9}])
+def test_a_file_that_claims_a_huge_network_is_refused_before_anything_is_allocated(claim):
+    real = network()
+    facts = {"C": 2, "num_classes": 3, "layers": 2, "genotype": real.genotype, "in_channels": 1}
+    given = SimpleNamespace(model_path="claims.pt")
+    loaded = load_network(NetworkCIFAR, given, facts | {"image_size": 8}, real.state_dict())
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(loaded.eval()(images)[0], real.eval()(images)[0])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"--model_path claims\.pt: "):
+        load_network(NetworkCIFAR, given, facts | {"image_size": 8} | claim, real.state_dict())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"

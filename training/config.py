@@ -50,6 +50,9 @@ class TrainingConfig:
     grad_clip: float = 5.0
     """largest norm of the gradient"""
 
+    max_megapixels: float = 89.0
+    """largest image that is decoded, of those in files of their own"""
+
     # --- run
     save: str | None = None
     """new folder for the results; default runs/SET-DATE-TIME"""
@@ -79,6 +82,7 @@ class TrainingConfig:
         check_range(self, "seed", 0, 2**63 - 1)
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
+        check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         genotypes.check_arch(self)
         check_save(self)
         if not self.auxiliary and self.auxiliary_weight != 0.4:
@@ -96,6 +100,9 @@ class EvaluationConfig:
     """checkpoint: of this project, or a state dict"""
     data: str | None = None
     """folder that holds the data sets, or the class folders; default that of the training, or data"""
+
+    max_megapixels: float = 89.0
+    """largest image that is decoded, of those in files of their own"""
 
     # --- network, where the checkpoint does not describe it
     arch: str | None = None
@@ -125,5 +132,6 @@ class EvaluationConfig:
         """Raise ValueError for what cannot work, whatever the checkpoint is."""
         check_range(self, "init_channels layers", 1, 1024)
         check_range(self, "batch_size", 1)
+        check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         genotypes.check_arch(self)
         check_new_file("json", self.json)

@@ -163,6 +163,7 @@ def start(run: TrainingRun, config: TrainingConfig, images: Images) -> None:
     if first:
         run.origin = load_weights(run.network, config, images.description()["classes"])
         run.kept.load_state_dict(run.network.state_dict())  # the average starts there, too
+    run.check_equal()
     if not config.resume:
         run.folder.create(config)
     log = run.folder.start_log()

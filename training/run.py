@@ -116,13 +116,15 @@ class TrainingRun:
     def load_checkpoint(self) -> str | None:
         """Go on from the folder's newest good checkpoint; returns what was wrong with a newer one.
 
-        Every process reads it. ValueError where none is good, or where it is of other images or another cell.
+        The first process reads it for all. ValueError where none is good, or where it is of other images or
+        another cell.
         """
         self.folder.lock()
         path = self.folder.checkpoint
-        if not path.exists() and not checkpoint.previous(path).exists():
+        found = distributed.from_main(lambda: checkpoint.load_newest(path, self.kind))
+        if found is None:
             return f"{path.parent}: stopped before its first checkpoint; starting from the beginning"
-        state, problem = checkpoint.load_newest(path, self.kind)
+        state, problem = found
         if missing := set(FACTS + PROGRESS) - set(state):
             raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
         if state["images"] != self.images:
@@ -151,9 +153,15 @@ class TrainingRun:
             self.sums += self.sums.new_tensor(state["sums"])
         return problem
 
+    def check_equal(self) -> None:
+        """ValueError where a process has other weights, images or steps than the first one."""
+        weights = distributed.checksum(self.network.parameters())
+        distributed.check_equal(images=self.images, steps=self.steps, weights=weights)
+
     def end_epoch(self, learning_rate: float, **more: float) -> str:
         """Note a row for the epoch, with `more` columns, save, begin the next; returns the row in words."""
         loss, wrong, images = self.totals()
+        self.check_equal()
         row = {"epoch": self.epoch, "learning_rate": learning_rate}
         row |= {"loss": loss / images, "error": wrong / images, **more}
         self.rows.append(row | {"images": images, "seconds": round(self.seconds, 1)})

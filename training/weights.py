@@ -50,8 +50,12 @@ def load_network(
     """
     needed = ("C", "num_classes", "layers", "genotype", "in_channels", "image_size")
     try:
-        network = kind(auxiliary=False, **{name: facts[name] for name in needed})
-        load_network_state(network, weights)
+        # Nothing is allocated for what the facts claim: the tensors of the file itself become the network.
+        if facts["layers"] > len(weights):
+            raise ValueError(f"{facts['layers']} layers, but only {len(weights)} tensors")
+        with torch.device("meta"):
+            network = kind(auxiliary=False, **{name: facts[name] for name in needed})
+        load_network_state(network, weights, assign=True)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"--model_path {config.model_path}: {error}") from error
     return network
