@@ -7,10 +7,12 @@ genotypes that have a name are in `genotypes.py`.
 """
 
 import json
+import math
 import operator
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 # Order as published: the encoding's operation number is the place in this tuple.
 PRIMITIVES = (
@@ -22,7 +24,10 @@ PRIMITIVES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-OPERATIONS = (*PRIMITIVES, "none", "sep_conv_7x7", "conv_7x1_1x7")
+# Those of NAS-Bench-201, in the order of its tables.
+NASBENCH201 = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+# What `operations.py` has; operations of your own stand there alone.
+OPERATIONS = (*PRIMITIVES, "none", "sep_conv_7x7", "conv_7x1_1x7", "nor_conv_1x1", "nor_conv_3x3")
 
 CELLS = ("normal", "reduce")
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
@@ -41,6 +46,39 @@ class Genotype(NamedTuple):
     reduce_concat: tuple[int, ...]
 
 
+class CompleteCell(NamedTuple):
+    """The one cell of a network of NAS-Bench-201 (arXiv 2001.00326). Edges are (operation, input), by node:
+    one from 0 to node 1, then those from 0 and 1 to node 2, and so on; the last node is the output.
+    """
+
+    cell: tuple[Edge, ...]
+
+
+AnyGenotype = Genotype | CompleteCell
+IN_WORDS = {Genotype: "a normal and a reduction cell", CompleteCell: "one complete cell (NAS-Bench-201)"}
+
+
+def cells_of(genotype: AnyGenotype) -> tuple[str, ...]:
+    """The names of the fields that hold edges: ("normal", "reduce"), or ("cell",)."""
+    return CELLS if isinstance(genotype, Genotype) else CompleteCell._fields
+
+
+def edges_of(genotype: AnyGenotype, cell: str) -> list[tuple[str, int, int]]:
+    """The edges of one cell as (operation, input, node), in their order."""
+    edges: tuple[Edge, ...] = getattr(genotype, cell)
+    if isinstance(genotype, Genotype):
+        return [(operation, source, place // 2 + 2) for place, (operation, source) in enumerate(edges)]
+    nodes = [(math.isqrt(8 * place + 1) + 1) // 2 for place in range(len(edges))]
+    return [(operation, source, node) for (operation, source), node in zip(edges, nodes, strict=True)]
+
+
+def known_operations() -> tuple[str, ...]:
+    """The names of all operations, your own too. Loads torch, which takes seconds."""
+    from operations import OPS
+
+    return (*OPERATIONS, *(name for name in OPS if name not in OPERATIONS))
+
+
 def _integer(value: object) -> int | None:
     """An int from anything that is exactly one (NumPy's too), else None. A truth value is no number here."""
     if isinstance(value, bool):
@@ -56,10 +94,8 @@ def _check_edge(edge: Any, inputs: int, where: str) -> Edge:
     if isinstance(edge, str | Mapping) or not hasattr(edge, "__len__") or len(edge) != 2:
         raise ValueError(f"{where}: {reprlib.repr(edge)} is not an (operation, input) pair")
     operation, source = edge
-    if not isinstance(operation, str) or operation not in OPERATIONS:
-        raise ValueError(
-            f"{where}: operation {reprlib.repr(operation)} is not one of {', '.join(OPERATIONS)}"
-        )
+    if operation not in OPERATIONS and operation not in (known := known_operations()):
+        raise ValueError(f"{where}: operation {reprlib.repr(operation)} is not one of {', '.join(known)}")
     number = _integer(source)
     if number is None or not 0 <= number < inputs:
         raise ValueError(f"{where}: input {reprlib.repr(source)} is not one of 0..{inputs - 1}")
@@ -89,20 +125,50 @@ def _check_cell(fields: Sequence[Any], cell: str) -> tuple[tuple[Edge, ...], tup
     return checked, tuple(node for node in outputs if node is not None)
 
 
-def validate(genotype: Any) -> Genotype:
+def _check_complete_cell(edges: Any) -> CompleteCell:
+    """The cell with tuples inside; ValueError says which edge is wrong."""
+    if isinstance(edges, str | bytes | Mapping) or not hasattr(edges, "__len__"):
+        raise ValueError(f"cell is {reprlib.repr(edges)}, not a list")
+    last = (math.isqrt(8 * len(edges) + 1) - 1) // 2
+    if not len(edges) or last * (last + 1) // 2 != len(edges):
+        raise ValueError(
+            f"cell: {len(edges)} edges; every node takes one from each before it: 1, 3, 6, 10, ..."
+        )
+    checked: list[Edge] = []
+    for node in range(1, last + 1):
+        for source in range(node):
+            where = f"cell, node {node}, edge {source}"
+            edge = _check_edge(edges[len(checked)], node, where)
+            if edge[1] != source:
+                raise ValueError(f"{where}: input {edge[1]}; the edges of a node take its inputs in order")
+            checked.append(edge)
+    return CompleteCell(tuple(checked))
+
+
+@overload
+def validate(genotype: CompleteCell) -> CompleteCell: ...
+@overload
+def validate(genotype: Genotype | Sequence[Any]) -> Genotype: ...
+def validate(genotype: Any) -> AnyGenotype:
     """The same genotype with tuples inside, after checking every edge and every concatenated node.
 
-    Takes any four sequences (tuples, lists, ranges, NumPy arrays). ValueError names the cell, and the node
-    and the edge counted from 0: "normal cell, node 2, edge 1: input 5 is not one of 0..3".
+    Takes a `CompleteCell`, or any four sequences (tuples, lists, ranges, NumPy arrays). ValueError names the
+    cell, and the node and the edge counted from 0: "normal cell, node 2, edge 1: input 5 is not one of 0..3".
     """
+    if isinstance(genotype, CompleteCell):
+        return _check_complete_cell(genotype.cell)
     if not isinstance(genotype, tuple | list) or len(genotype) != len(FIELDS):
         raise ValueError(f"{reprlib.repr(genotype)} is not a genotype: it needs {', '.join(FIELDS)}")
     return Genotype(*_check_cell(genotype[:2], "normal"), *_check_cell(genotype[2:], "reduce"))
 
 
-def to_dict(genotype: Genotype) -> dict[str, list[Any]]:
-    """Lists and plain types only, as in `genotype.json`: {"normal": [["sep_conv_3x3", 0], ...], ...}."""
+def to_dict(genotype: AnyGenotype) -> dict[str, list[Any]]:
+    """Lists and plain types only, as in `genotype.json`: {"normal": [["sep_conv_3x3", 0], ...], ...}, or of a
+    `CompleteCell` {"cell": [["nor_conv_3x3", 0], ...]}.
+    """
     checked = validate(genotype)
+    if isinstance(checked, CompleteCell):
+        return {"cell": [list(edge) for edge in checked.cell]}
     return {
         "normal": [list(edge) for edge in checked.normal],
         "normal_concat": list(checked.normal_concat),
@@ -111,28 +177,65 @@ def to_dict(genotype: Genotype) -> dict[str, list[Any]]:
     }
 
 
-def from_dict(fields: object) -> Genotype:
+def from_dict(fields: object) -> AnyGenotype:
     """The inverse of `to_dict`. ValueError where a field is missing, unknown or wrong."""
     if not isinstance(fields, Mapping):
         raise ValueError(f"a genotype is an object with {', '.join(FIELDS)}, not {type(fields).__name__}")
-    if missing := [field for field in FIELDS if field not in fields]:
+    expected = CompleteCell._fields if "cell" in fields else FIELDS
+    if missing := [field for field in expected if field not in fields]:
         raise ValueError(f"the genotype lacks {', '.join(missing)}")
-    if unknown := [str(field) for field in fields if field not in FIELDS]:
+    if unknown := [str(field) for field in fields if field not in expected]:
         raise ValueError(
-            f"the genotype has the unknown field {reprlib.repr(unknown[0])}; known are {', '.join(FIELDS)}"
+            f"the genotype has the unknown field {reprlib.repr(unknown[0])}; known are {', '.join(expected)}"
         )
+    if "cell" in fields:
+        return _check_complete_cell(fields["cell"])
     return validate([fields[field] for field in FIELDS])
 
 
-def to_json(genotype: Genotype) -> str:
+def to_json(genotype: AnyGenotype) -> str:
     """One compact line, without spaces and without a line end."""
     return json.dumps(to_dict(genotype), separators=(",", ":"))
 
 
-def from_json(text: str | bytes) -> Genotype:
+def from_json(text: str | bytes) -> AnyGenotype:
     """The inverse of `to_json`. ValueError where the text is not JSON or not a genotype."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no valid JSON ({error})") from None
     return from_dict(fields)
+
+
+def to_arch_string(cell: CompleteCell) -> str:
+    """A cell as NAS-Bench-201 writes it: |nor_conv_3x3~0|+|skip_connect~0|none~1|+ and so on."""
+    nodes: dict[int, list[str]] = {}
+    for operation, source, node in edges_of(cell, "cell"):
+        nodes.setdefault(node, []).append(f"{operation}~{source}")
+    return "+".join(f"|{'|'.join(edges)}|" for edges in nodes.values())
+
+
+def from_arch_string(text: str) -> CompleteCell:
+    """The inverse of `to_arch_string`. ValueError where the text is no such cell."""
+    edges = re.findall(r"([^|~+]+)~(\d+)", text)
+    cell = _check_complete_cell([(operation, int(source)) for operation, source in edges])
+    if to_arch_string(cell) != text:
+        raise ValueError(
+            f"{reprlib.repr(text)} is no cell as NAS-Bench-201 writes it: |skip_connect~0|+|...|"
+        )
+    return cell
+
+
+def difference(given: AnyGenotype, wanted: AnyGenotype) -> str:
+    """How the cell `given` differs from the one `wanted`, in words: their spaces, or their edges."""
+    if isinstance(given, CompleteCell) != isinstance(wanted, CompleteCell):
+        return f"{IN_WORDS[type(given)]}, not {IN_WORDS[type(wanted)]}"
+    for cell in cells_of(wanted):
+        mine, theirs = edges_of(given, cell), edges_of(wanted, cell)
+        nodes = [len({node for *_, node in edges}) for edges in (mine, theirs)]
+        if nodes[0] != nodes[1]:
+            return f"{cell} has {nodes[0]} nodes, not {nodes[1]}"
+        for place, (edge, other) in enumerate(zip(mine, theirs, strict=True)):
+            if edge != other:
+                return f"{cell}, edge {place}: {edge[0]} of {edge[1]}, not {other[0]} of {other[1]}"
+    return "other nodes are concatenated"

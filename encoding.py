@@ -3,7 +3,8 @@
 A vector of reals decodes to an architecture. Between the two stand the *choices*, a row of small integers,
 one per decision. The continuous search moves vectors; the predictor sees choices, as blocks of features.
 
-`ChoiceSpace` is any number of decisions with some choices each. `CellSpace` is the DARTS space of two cells.
+`ChoiceSpace` is any number of decisions with some choices each. `CellSpace` is the DARTS space of two cells;
+that of NAS-Bench-201 is in `graph_space.py`.
 """
 
 import math
@@ -13,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from genotypes import PRIMITIVES, Genotype, validate
+from genotypes import CELLS, PRIMITIVES, AnyGenotype, Genotype, validate
 
-Architecture = Any  # hashable: a tuple of ints for ChoiceSpace, a Genotype for CellSpace
+Architecture = Any  # hashable: a tuple of ints for ChoiceSpace, a genotype for spaces of cells
 Integers = np.ndarray  # (positions,) or (n, positions), int64
 Reals = np.ndarray  # (positions,), float64
 Blocks = dict[str, np.ndarray]  # by name, each (n, features of the block)
@@ -33,6 +34,8 @@ class ChoiceSpace:
     """
 
     interacting: Collection[str] | None = None  # blocks whose interactions the predictor models; None: all
+    operations: tuple[str, ...] = ()  # where architectures are genotypes,
+    cells: tuple[str, ...] = ()  # and those of their cells that have choices
 
     def __init__(self, counts: Sequence[int]) -> None:
         if not counts or any(int(count) < 1 for count in counts):
@@ -187,26 +190,35 @@ class CellSpace(ChoiceSpace):
     """The DARTS cell space: normal and reduction cell, four nodes, two edges each; 32 choices.
 
     Choices run cell by cell, node by node: input, operation, input, operation. The input of node i is one of
-    i + 2 (the two cell inputs, then earlier nodes), the operation one of PRIMITIVES. Canonical: a node's two
-    edges sorted by input, then operation. With `distinct_inputs` the second input of a node is a choice among
-    the inputs that the first one left.
+    i + 2 (the two cell inputs, then earlier nodes), the operation one of `operations`. Canonical: a node's
+    two edges sorted by input, then operation. With `distinct_inputs` the second input of a node is a choice
+    among the inputs that the first one left. With `one_cell` the reduction cell is the normal one again, and
+    there are half as many choices.
     """
 
     interacting = (EDGES, "counts_by_cell")
 
-    def __init__(self, *, nodes: int = 4, distinct_inputs: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        nodes: int = 4,
+        distinct_inputs: bool = False,
+        operations: Sequence[str] = PRIMITIVES,
+        one_cell: bool = False,
+    ) -> None:
         if nodes < 1:
             raise ValueError(f"nodes={nodes}: a cell needs at least one intermediate node")
-        self.nodes = nodes
+        self.nodes, self.operations = nodes, tuple(operations)
+        self.cells = CELLS[:1] if one_cell else CELLS
         self.distinct_inputs = distinct_inputs
-        inputs = np.tile(np.arange(nodes) + 2, 2)  # one entry per node of both cells
-        self._seconds = np.arange(2 * nodes) * 4 + 2
-        counts = np.stack([inputs, np.full_like(inputs, len(PRIMITIVES))] * 2, axis=1).ravel()
+        inputs = np.tile(np.arange(nodes) + 2, len(self.cells))  # one entry per node of the cells
+        self._seconds = np.arange(len(inputs)) * 4 + 2
+        counts = np.stack([inputs, np.full_like(inputs, len(self.operations))] * 2, axis=1).ravel()
         super().__init__(counts.tolist())
         self.upper[self._seconds] -= distinct_inputs
         self.readings = {"cell": 0.0}
         self.units = [np.array([start, start + 1]) for start in range(0, self.positions, 2)]
-        self._edge_start = np.cumsum([0, *inputs[:-1]])  # first edge of each node among all of both cells
+        self._edge_start = np.cumsum([0, *inputs[:-1]])  # first edge of each node among all
         self._edges = int(inputs.sum())
 
     def _interpret(self, values: Reals) -> Integers:
@@ -223,36 +235,45 @@ class CellSpace(ChoiceSpace):
 
     def architecture(self, choices: Integers) -> Genotype:
         """The genotype made of canonical `choices`, (positions,)."""
-        edges = [(PRIMITIVES[choices[at + 1]], int(choices[at])) for at in range(0, self.positions, 2)]
-        half = len(edges) // 2
+        edges = [(self.operations[choices[at + 1]], int(choices[at])) for at in range(0, self.positions, 2)]
+        size = 2 * self.nodes
         concat = range(2, self.nodes + 2)
-        return validate((edges[:half], concat, edges[half:], concat))
+        return validate((edges[:size], concat, edges[-size:], concat))
 
     def choices(self, architecture: Architecture) -> Integers:
         """The canonical choices of a genotype. ValueError names the edge that this space does not have."""
+        self._check_cells(architecture)
         found: list[int] = []
-        for cell in ("normal", "reduce"):
-            edges = getattr(architecture, cell)
-            if len(edges) != 2 * self.nodes:
-                raise ValueError(f"{cell} has {len(edges)} edges: this space needs {2 * self.nodes}")
-            for edge, (operation, source) in enumerate(edges):
-                if operation not in PRIMITIVES:
-                    raise ValueError(
-                        f"{cell} edge {edge}: operation {operation!r} is not searched; "
-                        f"allowed are {', '.join(PRIMITIVES)}"
-                    )
-                if not 0 <= source < edge // 2 + 2:
-                    raise ValueError(f"{cell} edge {edge}: input {source}; allowed are 0 to {edge // 2 + 1}")
-                found += [int(source), PRIMITIVES.index(operation)]
+        for cell in self.cells:
+            for operation, source in getattr(architecture, cell):
+                found += [int(source), self.operations.index(operation)]
         choices = self.canonical_choices(np.array(found, dtype=np.int64)[None])
         if not self.allowed(choices)[0]:
             raise ValueError("a node takes the same input twice: this space keeps a node's inputs distinct")
         return choices[0]
 
+    def _check_cells(self, architecture: Architecture) -> None:
+        if not isinstance(architecture, Genotype):
+            raise ValueError("no normal and reduction cell: this space needs both")
+        for cell in CELLS:
+            edges = getattr(architecture, cell)
+            if len(edges) != 2 * self.nodes:
+                raise ValueError(f"{cell} has {len(edges)} edges: this space needs {2 * self.nodes}")
+            for edge, (operation, source) in enumerate(edges):
+                if operation not in self.operations:
+                    raise ValueError(
+                        f"{cell} edge {edge}: operation {operation!r} is not searched; "
+                        f"allowed are {', '.join(self.operations)}"
+                    )
+                if not 0 <= source < edge // 2 + 2:
+                    raise ValueError(f"{cell} edge {edge}: input {source}; allowed are 0 to {edge // 2 + 1}")
+        if len(self.cells) == 1 and architecture.normal != architecture.reduce:
+            raise ValueError("the reduction cell is another one: this space has one cell for both kinds")
+
     def canonical_choices(self, choices: Integers) -> Integers:
         """Each node's two edges sorted by input, then operation; (n, positions)."""
         nodes = choices.reshape(len(choices), -1, 4)
-        keys = nodes[:, :, [0, 2]] * len(PRIMITIVES) + nodes[:, :, [1, 3]]
+        keys = nodes[:, :, [0, 2]] * len(self.operations) + nodes[:, :, [1, 3]]
         swap = keys[:, :, 0] > keys[:, :, 1]
         return np.where(swap[:, :, None], nodes[:, :, [2, 3, 0, 1]], nodes).reshape(choices.shape)
 
@@ -268,23 +289,24 @@ class CellSpace(ChoiceSpace):
         A node's edges are counted without their order, so the same cell has the same features.
         """
         choices = np.atleast_2d(choices)
-        found = np.zeros((len(choices), self._edges * len(PRIMITIVES)))
+        operations = len(self.operations)
+        found = np.zeros((len(choices), self._edges * operations))
         rows = np.arange(len(choices))
         for at in range(0, self.positions, 2):
-            column = (self._edge_start[at // 4] + choices[:, at]) * len(PRIMITIVES) + choices[:, at + 1]
+            column = (self._edge_start[at // 4] + choices[:, at]) * operations + choices[:, at + 1]
             found[rows, column] += 1.0
         return found
 
     def blocks(self, choices: Integers, reading: str) -> Blocks:
         """Edges with operations; counts by cell, node and kind of input; inputs; depths."""
         choices = np.atleast_2d(choices)
-        rows, nodes = len(choices), self.nodes
-        edges = choices.reshape(rows, 2, nodes, 2, 2)  # (n, cell, node, edge, (input, operation))
+        rows, cells, nodes = len(choices), len(self.cells), self.nodes
+        edges = choices.reshape(rows, cells, nodes, 2, 2)  # (n, cell, node, edge, (input, operation))
         sources, operations = edges[..., 0], edges[..., 1]
-        operation = np.eye(len(PRIMITIVES))[operations]
+        operation = np.eye(len(self.operations))[operations]
         source = np.eye(nodes + 1)[sources]
         kind = np.eye(3)[np.minimum(sources, 2)]  # the cell's two inputs, any node
-        depth = np.zeros((rows, 2, nodes + 2))
+        depth = np.zeros((rows, cells, nodes + 2))
         for node in range(nodes):
             into = np.take_along_axis(depth, sources[:, :, node], axis=2)
             depth[:, :, node + 2] = 1 + into.max(axis=2)
@@ -292,7 +314,7 @@ class CellSpace(ChoiceSpace):
         return {
             EDGES: self.features(choices),
             "counts_by_cell": by_cell.reshape(rows, -1),
-            "counts": by_cell.sum(axis=1),
+            **({"counts": by_cell.sum(axis=1)} if cells > 1 else {}),
             "counts_by_node": operation.sum(axis=3).reshape(rows, -1),
             "inputs_by_node": source.sum(axis=3).reshape(rows, -1),
             "inputs": source.sum(axis=(2, 3)).reshape(rows, -1),
@@ -340,11 +362,15 @@ class Features:
         return [1 / math.sqrt(spread) if spread > 0 else 0.0 for spread in spreads]
 
 
-def operation_counts(architectures: Iterable[Genotype]) -> dict[str, int]:
+def operation_counts(
+    architectures: Iterable[AnyGenotype],
+    operations: Sequence[str] = PRIMITIVES,
+    cells: Sequence[str] = CELLS,
+) -> dict[str, int]:
     """How often each operation stands in the cells: normal_<operation> and reduce_<operation>, zeros too."""
-    counts = {f"{cell}_{operation}": 0 for cell in ("normal", "reduce") for operation in PRIMITIVES}
+    counts = {f"{cell}_{operation}": 0 for cell in cells for operation in operations}
     for genotype in architectures:
-        for cell in ("normal", "reduce"):
+        for cell in cells:
             for operation, _ in getattr(genotype, cell):
                 counts[f"{cell}_{operation}"] += 1
     return counts

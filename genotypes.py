@@ -18,10 +18,17 @@ from typing import Any
 from cells import (  # noqa: F401  DARTS keeps all of them here, so they can be imported from here
     CELLS,
     FIELDS,
+    NASBENCH201,
     OPERATIONS,
     PRIMITIVES,
+    AnyGenotype,
+    CompleteCell,
     Edge,
     Genotype,
+    cells_of,
+    difference,
+    edges_of,
+    from_arch_string,
     from_dict,
     from_json,
     to_dict,
@@ -35,10 +42,10 @@ LARGEST_FILE = 1 << 20  # bytes; a genotype takes about one thousand
 
 def names() -> list[str]:
     """The names of all cells in this file, in its order."""
-    return [name for name, value in globals().items() if isinstance(value, Genotype)]
+    return [name for name, value in globals().items() if isinstance(value, Genotype | CompleteCell)]
 
 
-def _read(path: Path) -> Genotype:
+def _read(path: Path) -> AnyGenotype:
     """The genotype in a JSON file; every ValueError names the file. Nothing in the file is executed."""
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path}: too large for a genotype's JSON file ({path.stat().st_size} bytes)")
@@ -48,8 +55,9 @@ def _read(path: Path) -> Genotype:
         raise ValueError(f"{path}: {error}") from None
 
 
-def lookup(arch: str | os.PathLike[str]) -> Genotype:
+def lookup(arch: str | os.PathLike[str]) -> AnyGenotype:
     """The genotype that `--arch` means: a name in this file, else a JSON file, else a run folder of a search.
+    A text |nor_conv_3x3~0|+|... is a cell as NAS-Bench-201 writes it.
 
     A `Path` is never taken for a name, as a folder may be called like a cell. ValueError names the file and
     what is wrong in it, or lists the known names and the closest one. OSError where a file cannot be read.
@@ -57,6 +65,8 @@ def lookup(arch: str | os.PathLike[str]) -> Genotype:
     text = os.fspath(arch)
     if isinstance(arch, str) and text in names():
         return validate(globals()[text])
+    if text.startswith("|"):
+        return from_arch_string(text)
     if os.path.isdir(text):
         result = Path(text, "genotype.json")
         if not result.is_file():
@@ -100,7 +110,7 @@ def check_new_name(name: str, file: str | os.PathLike[str] = __file__) -> None:
     _check_new_name(name, path.read_text(encoding="utf-8"), path)
 
 
-def _check_new_name(name: str, source: str, file: Path) -> None:
+def _check_new_name(name: str, source: str, file: Path, kind: str = "Genotype") -> None:
     reserved = keyword.iskeyword(name) or keyword.issoftkeyword(name) or hasattr(builtins, name)
     # Letters beyond ASCII are refused: Python reads several spellings of them as the same name.
     if not (name.isascii() and name.isidentifier()) or name.startswith("_") or reserved:
@@ -109,17 +119,17 @@ def _check_new_name(name: str, source: str, file: Path) -> None:
             "and is no word of Python's"
         )
     used = _used_names(source, file)
-    if "Genotype" not in used:
-        raise ValueError(f"{file}: a cell can only be recorded where Genotype is defined or imported")
+    if kind not in used:
+        raise ValueError(f"{file}: a cell can only be recorded where {kind} is defined or imported")
     if name in used:
         raise ValueError(f"cannot record a cell as {name!r}: {file.name} has that name; choose another")
 
 
-def to_source(name: str, genotype: Genotype) -> str:
+def to_source(name: str, genotype: AnyGenotype) -> str:
     """The statement that defines a cell, laid out as those below: two nodes, that is four edges, a line."""
-    lines = [f"{name} = Genotype("]
+    lines = [f"{name} = {type(genotype).__name__}("]
     for field, values in to_dict(genotype).items():
-        if field in CELLS:
+        if field in cells_of(genotype):
             edges = [f'("{operation}", {source}),' for operation, source in values]
             rows = [" ".join(edges[start : start + 4]) for start in range(0, len(edges), 4)]
             lines += [f"    {field}=(", *(f"        {row}" for row in rows), "    ),"]
@@ -128,7 +138,7 @@ def to_source(name: str, genotype: Genotype) -> str:
     return "\n".join([*lines, ")"]) + "\n"
 
 
-def record(name: str, genotype: Genotype, file: str | os.PathLike[str] = __file__) -> None:
+def record(name: str, genotype: AnyGenotype, file: str | os.PathLike[str] = __file__) -> None:
     """Appends a found cell to a file of cells (this one by default), which is replaced in one step.
 
     ValueError where the cell is wrong or the name is taken, used by the file's code, or no plain identifier;
@@ -138,7 +148,7 @@ def record(name: str, genotype: Genotype, file: str | os.PathLike[str] = __file_
     path = Path(file).resolve()  # a link stays a link, and its target is replaced
     with locked(path.parent):  # other processes that record in this folder wait
         source = path.read_bytes().decode("utf-8")
-        _check_new_name(name, source, path)
+        _check_new_name(name, source, path, type(checked).__name__)
         line_end = "\r\n" if "\r\n" in source else "\n"
         addition = ("\n" + to_source(name, checked)).replace("\n", line_end)
         write_atomically(path, source.rstrip() + line_end + addition, path.stat().st_mode & 0o7777)

@@ -18,14 +18,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cells import IN_WORDS, AnyGenotype, Genotype
 from common.kernels import concatenate, quick, to_channels_last
-from genotypes import Genotype
 from operations import OPS, BatchNorm, Convolution, FactorizedReduce, Identity, ReLUConvBN, ReLUFirst
 
 SMALLEST_MAP = 2  # rows and columns that must be left before the classifier: 8x8 images under two reductions
 
 
-class Cell(nn.Module):
+class Edges(nn.Module):
+    """The operations of a cell's edges, and the state that each begins at: what cells of every kind share."""
+
+    _ops: nn.ModuleList
+    _indices: tuple[int, ...]
+
+    def _edge(
+        self, edge: int, states: list[Tensor], rectified: dict[int, Tensor], masks: Tensor | None
+    ) -> Tensor:
+        operation, index = self._ops[edge], self._indices[edge]
+        if isinstance(operation, ReLUFirst):
+            if index not in rectified:
+                rectified[index] = F.relu(states[index])
+            out = operation.after_relu(rectified[index])
+        else:
+            out = operation(states[index])
+        if masks is not None and not isinstance(operation, Identity):
+            out = out * masks[edge].to(out.dtype)[:, None, None, None]
+        return out
+
+
+class Cell(Edges):
     """One cell: each node adds two edges, the output concatenates the nodes of `concat`.
 
     `forward` takes the *rectified* outputs of the two cells before, (N, C_prev_prev, ...) and (N, C_prev,
@@ -47,6 +68,7 @@ class Cell(nn.Module):
             else (genotype.normal, genotype.normal_concat)
         )
         self.reduction = reduction
+        self.kind = "reduce" if reduction else "normal"
         self._indices = tuple(index for _, index in edges)
         self._concat = tuple(concat)
         self._steps = len(edges) // 2
@@ -70,20 +92,6 @@ class Cell(nn.Module):
             second = self._edge(2 * node + 1, states, rectified, masks)
             states.append(first + second)
         return concatenate([states[i] for i in self._concat])
-
-    def _edge(
-        self, edge: int, states: list[Tensor], rectified: dict[int, Tensor], masks: Tensor | None
-    ) -> Tensor:
-        operation, index = self._ops[edge], self._indices[edge]
-        if isinstance(operation, ReLUFirst):
-            if index not in rectified:
-                rectified[index] = F.relu(states[index])
-            out = operation.after_relu(rectified[index])
-        else:
-            out = operation(states[index])
-        if masks is not None and not isinstance(operation, Identity):
-            out = out * masks[edge].to(out.dtype)[:, None, None, None]
-        return out
 
 
 class AuxiliaryPool(nn.Module):
@@ -137,6 +145,7 @@ class Network(nn.Module, ABC):
     the same images.
     """
 
+    takes: type[AnyGenotype] = Genotype
     default_image_size = 32
     stem_reduction = 1  # how many times smaller the stem makes the image
     auxiliary_stride = 3
@@ -148,20 +157,28 @@ class Network(nn.Module, ABC):
         num_classes: int,
         layers: int,
         auxiliary: bool,
-        genotype: Genotype,
+        genotype: AnyGenotype,
         in_channels: int = 3,
         image_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         image_size = image_size or self.default_image_size
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        self._check(C, num_classes, layers, in_channels, size)
-        self.C, self.num_classes, self.genotype = C, num_classes, genotype
-        self.in_channels, self.image_size = in_channels, size
         self._layers, self._auxiliary = layers, auxiliary
+        self.C, self.num_classes, self.genotype = C, num_classes, genotype
+        self.check_genotype(genotype)
+        self._check(C, num_classes, layers, in_channels, size)
+        self.in_channels, self.image_size = in_channels, size
         self.drop_path_prob = 0.0
         self.drop_path_generator: torch.Generator | None = None
         self._build_cells(*self._build_stem(in_channels, C))
+
+    @classmethod
+    def check_genotype(cls, genotype: AnyGenotype) -> None:
+        """Raise ValueError where the genotype is of another kind than this network stacks."""
+        if not isinstance(genotype, cls.takes):
+            needed, given = IN_WORDS[cls.takes], IN_WORDS[type(genotype)]
+            raise ValueError(f"{cls.__name__} needs {needed}, and this architecture is {given}")
 
     @classmethod
     def smallest_image(cls, layers: int) -> int:
@@ -189,6 +206,7 @@ class Network(nn.Module, ABC):
         C, layers = self.C, self._layers
         reductions = (layers // 3, 2 * layers // 3)
         self.cells = nn.ModuleList()
+        assert isinstance(self.genotype, Genotype)
         for i in range(layers):
             reduction = i in reductions
             C = 2 * C if reduction else C
@@ -211,8 +229,8 @@ class Network(nn.Module, ABC):
             return [None] * len(self.cells)
         generator = self.drop_path_generator
         device = x.device if generator is None else generator.device
-        cells = [cell for cell in self.cells if isinstance(cell, Cell)]
-        draws = [torch.rand(2 * cell._steps, len(x), generator=generator, device=device) for cell in cells]
+        cells = [cell for cell in self.cells if isinstance(cell, Edges)]
+        draws = [torch.rand(len(cell._ops), len(x), generator=generator, device=device) for cell in cells]
         return [(draw >= p).to(x.device, x.dtype) / (1.0 - p) for draw in draws]
 
     @abstractmethod

@@ -1,29 +1,32 @@
 """The weight set that all candidates share, and candidates that own only their active operations.
 
     weight_set = WeightSet(C=16, num_classes=10, layers=8)
-    candidate = weight_set.network(genotype)         # a NetworkCIFAR with copies of the set's weights
+    candidate = weight_set.network(genotype)         # a network with copies of the set's weights
     ...                                              # train it, and another one
     weight_set.absorb(weight_set.weights(fast), weight_set.weights(slow))
 
-A candidate is the full network's own class, `model.NetworkCIFAR`, with fewer layers and channels: what the
-search trains is what retraining builds.
+A candidate is the full network's own class, with fewer layers and channels: what the search trains is what
+retraining builds.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from genotypes import Genotype
-from model import NetworkCIFAR, count
+from cells import AnyGenotype, CompleteCell, cells_of, edges_of
+from model import Network, count
+from skeletons import skeleton
 from utils import derive_seed
 
 Weights = dict[str, Tensor]  # by the names of the weight set
 
 OPERATION = re.compile(r"cells\.(\d+)\._ops\.(\d+)\.(.+)")  # a weight of an edge, in a network's state dict
+FREE = "max_pool_3x3"  # pooling has no weights and counts no multiply-adds
 SHARED = re.compile(r"\d+/")  # what the weight set's names of such weights begin with
 
 
@@ -52,7 +55,7 @@ class WeightSet:
         self.seed, self.device = seed, torch.device(device)
         self.tensors: Weights = {}
 
-    def network(self, genotype: Genotype) -> NetworkCIFAR:
+    def network(self, genotype: AnyGenotype) -> Network:
         """A candidate of `genotype` whose weights are copies of the set's, on the set's device."""
         network = _empty(self, genotype)
         keys = _keys(network)
@@ -60,7 +63,7 @@ class WeightSet:
         network.load_state_dict({name: self.tensors[key].clone() for name, key in keys.items()}, assign=True)
         return network
 
-    def weights(self, network: NetworkCIFAR) -> Weights:
+    def weights(self, network: Network) -> Weights:
         """A candidate's weights under the set's names; the tensors are the candidate's own."""
         state = network.state_dict()
         return {key: state[name] for name, key in _keys(network).items()}
@@ -84,25 +87,25 @@ class WeightSet:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.tensors = {key: tensor.to(self.device) for key, tensor in state.items()}
 
-    def _start_missing(self, network: NetworkCIFAR, keys: dict[str, str]) -> None:
+    def _start_missing(self, network: Network, keys: dict[str, str]) -> None:
         """Give start values to the weights of `network` (on the meta device) that the set does not have."""
         for path, layer in network.named_modules():
-            names = [f"{path}.{name}" for name in layer.state_dict() if "." not in name]
-            if not names or keys[names[0]] in self.tensors:
+            names = [name for name in layer.state_dict() if "." not in name]
+            if not names or keys[f"{path}.{names[0]}"] in self.tensors:
                 continue
-            assert isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear), path
-            layer.to_empty(device="cpu")  # on the CPU, so that every device starts from the same values
+            # On the CPU, so that every device starts from the same values.
+            layer.to_empty(device="cpu", recurse=False)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(self.seed, "weight set", keys[names[0]]))
-                layer.reset_parameters()
-            for name, tensor in layer.state_dict().items():
-                self.tensors[keys[f"{path}.{name}"]] = tensor.to(self.device)
+                torch.manual_seed(derive_seed(self.seed, "weight set", keys[f"{path}.{names[0]}"]))
+                cast(Any, layer).reset_parameters()
+            state = layer.state_dict()
+            for name in names:
+                self.tensors[keys[f"{path}.{name}"]] = state[name].to(self.device)
 
 
-def _keys(network: NetworkCIFAR) -> dict[str, str]:
+def _keys(network: Network) -> dict[str, str]:
     """The weight set's name for each name in the network's state dict."""
-    genotype = network.genotype
-    edges = {False: _edge_names(genotype.normal), True: _edge_names(genotype.reduce)}
+    edges = {cell: _edge_names(network.genotype, cell) for cell in cells_of(network.genotype)}
     keys = {}
     for name in network.state_dict():
         match = OPERATION.fullmatch(name)
@@ -110,25 +113,28 @@ def _keys(network: NetworkCIFAR) -> dict[str, str]:
             keys[name] = name
         else:
             cell, edge, rest = match.groups()
-            keys[name] = f"{cell}/{edges[bool(network.cells[int(cell)].reduction)][int(edge)]}/{rest}"
+            kind = str(network.cells[int(cell)].kind)
+            keys[name] = f"{cell}/{edges[kind][int(edge)]}/{rest}"
     return keys
 
 
-def _edge_names(edges: tuple[tuple[str, int], ...]) -> list[str]:
-    """ "node/input/operation/copy" for each edge of a cell."""
-    names = []
-    for position, (operation, source) in enumerate(edges):
-        repeated = position % 2 == 1 and edges[position] == edges[position - 1]
-        names.append(f"{position // 2}/{source}/{operation}/{int(repeated)}")
+def _edge_names(genotype: AnyGenotype, cell: str) -> list[str]:
+    """ "node/input/operation/copy" for each edge of a cell, the first node 0."""
+    edges = edges_of(genotype, cell)
+    first = edges[0][2]
+    names: list[str] = []
+    for place, (operation, source, node) in enumerate(edges):
+        repeated = place > 0 and edges[place] == edges[place - 1]
+        names.append(f"{node - first}/{source}/{operation}/{int(repeated)}")
     return names
 
 
 class FullSize:
     """Parameters and multiply-adds of full-size networks, by adding up what each edge costs.
 
-    Gives exactly what `model.count` gives for `NetworkCIFAR(C, num_classes, layers, False, genotype)`, but
-    builds a network only for an edge not yet seen: an edge's cost depends on its operation, its cell and
-    whether it reduces, not on the other edges.
+    Gives exactly what `model.count` gives for the network that `skeleton` names, without auxiliary head, but
+    builds a network only for a shape of cell or an edge not yet seen: an edge's cost depends on its
+    operation, its cell and whether it reduces, not on the other edges.
     """
 
     def __init__(
@@ -142,21 +148,22 @@ class FullSize:
     ) -> None:
         self.C, self.num_classes, self.layers = C, num_classes, layers
         self.in_channels, self.image_size = in_channels, image_size
-        free = (("max_pool_3x3", 0),) * 8  # pooling has no weights and counts no multiply-adds
-        self.bare = Genotype(free, (2, 3, 4, 5), free, (2, 3, 4, 5))
-        self.base = self._count(self.bare)
-        self.edges: dict[tuple[str, str, bool], tuple[int, int]] = {}
+        self.bare: dict[AnyGenotype, tuple[int, int]] = {}
+        self.edges: dict[tuple[AnyGenotype, str, str, bool], tuple[int, int]] = {}
 
-    def __call__(self, genotype: Genotype) -> tuple[int, int]:
-        """(parameters, multiply_adds) of a genotype of the search space, the auxiliary head left out."""
-        parameters, multiply_adds = self.base
-        for cell in ("normal", "reduce"):
+    def __call__(self, genotype: AnyGenotype) -> tuple[int, int]:
+        """(parameters, multiply_adds) of a genotype's network, the auxiliary head left out."""
+        bare = _bare(genotype)
+        if bare not in self.bare:
+            self.bare[bare] = self._count(bare)
+        parameters, multiply_adds = self.bare[bare]
+        for cell in cells_of(genotype):
             for operation, source in getattr(genotype, cell):
-                more = self._edge(cell, operation, source < 2)
+                more = self._edge(bare, cell, operation, source < 2)
                 parameters, multiply_adds = parameters + more[0], multiply_adds + more[1]
         return parameters, multiply_adds
 
-    def within(self, genotype: Genotype, parameters: float | None, multiply_adds: float | None) -> bool:
+    def within(self, genotype: AnyGenotype, parameters: float | None, multiply_adds: float | None) -> bool:
         """Whether the network keeps to limits given in millions; None is no limit."""
         limits = (parameters, multiply_adds)
         return all(
@@ -164,24 +171,34 @@ class FullSize:
             for number, limit in zip(self(genotype), limits, strict=True)
         )
 
-    def _edge(self, cell: str, operation: str, from_input: bool) -> tuple[int, int]:
-        key = (cell, operation, from_input and cell == "reduce")
+    def _edge(self, bare: AnyGenotype, cell: str, operation: str, from_input: bool) -> tuple[int, int]:
+        key = (bare, cell, operation, from_input and cell == "reduce")
         if key not in self.edges:
-            edges = list(getattr(self.bare, cell))
-            edges[-1] = (operation, 0 if from_input else 2)
-            counted = self._count(self.bare._replace(**{cell: tuple(edges)}))
-            self.edges[key] = (counted[0] - self.base[0], counted[1] - self.base[1])
+            edges = list(getattr(bare, cell))
+            # Of the last edge, which may begin at a node; there is one where the cell has a second node.
+            edges[-1] = (operation, edges[-1][1] if cell == "cell" else 0 if from_input else 2)
+            counted = self._count(bare._replace(**{cell: tuple(edges)}))
+            base = self.bare[bare]
+            self.edges[key] = (counted[0] - base[0], counted[1] - base[1])
         return self.edges[key]
 
-    def _count(self, genotype: Genotype) -> tuple[int, int]:
+    def _count(self, genotype: AnyGenotype) -> tuple[int, int]:
         # With memory, but no values: shapes are worked out faster there than on the meta device.
         return count(_empty(self, genotype).to_empty(device="cpu"))
 
 
-def _empty(size: WeightSet | FullSize, genotype: Genotype) -> NetworkCIFAR:
+def _bare(genotype: AnyGenotype) -> AnyGenotype:
+    """A cell of the same shape whose operations have no weights and count no multiply-adds."""
+    if isinstance(genotype, CompleteCell):
+        return CompleteCell(tuple((FREE, source) for _, source in genotype.cell))
+    normal, reduce = (((FREE, 0),) * len(getattr(genotype, cell)) for cell in cells_of(genotype))
+    return genotype._replace(normal=normal, reduce=reduce)
+
+
+def _empty(size: WeightSet | FullSize, genotype: AnyGenotype) -> Network:
     """A network on the meta device: without storage, and without start values that would be thrown away."""
     with torch.device("meta"):
-        return NetworkCIFAR(
+        return skeleton(genotype)(
             size.C,
             size.num_classes,
             size.layers,

@@ -5,13 +5,16 @@
 
 An operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)). Every one that begins with a
 ReLU also has `after_relu`, which takes the rectified input: a cell rectifies each of its states once for all
-edges. A new operation needs an entry in `OPS`, its name in `cells.py` and a colour in `pictures/plots.py`.
+edges.
+
+An operation of your own is an entry in `OPS`, and nothing else: a function of channels, stride and affine
+that gives a module. It must not change its input in place; `check` tries it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -206,4 +209,50 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "dil_conv_3x3": lambda C, stride, affine: DilConv(C, C, 3, stride, 2, 2, affine),
     "dil_conv_5x5": lambda C, stride, affine: DilConv(C, C, 5, stride, 4, 2, affine),
     "conv_7x1_1x7": lambda C, stride, affine: ConvPair(C, stride, affine),
+    "nor_conv_1x1": lambda C, stride, affine: ReLUConvBN(C, C, 1, stride, 0, affine),
+    "nor_conv_3x3": lambda C, stride, affine: ReLUConvBN(C, C, 3, stride, 1, affine),
 }
+
+
+def check(names: Sequence[str]) -> None:
+    """ValueError unless a search can use these operations: one that does not work, or none has weights."""
+    weights = 0
+    for name in names:
+        try:
+            weights += _try(name)
+        except Exception as error:  # whatever code that is not ours may raise
+            raise ValueError(f"operation {name} does not work: {error}") from error
+    if not weights:
+        raise ValueError(
+            f"--operations {' '.join(names)}: none of them has weights, so nothing would be learnt"
+        )
+
+
+def _try(name: str) -> int:
+    """How many weights an operation has at stride 1; ValueError where it does not do what a cell expects."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for stride, size in ((2, 3), (1, 5)):
+            module, images = OPS[name](4, stride, True), torch.randn(2, 4, 5, 5)
+            given = images.clone()
+            found = module(given)
+            if found.shape != (2, 4, size, size):
+                raise ValueError(
+                    f"of stride {stride} it makes {tuple(found.shape)} of {tuple(images.shape)}; "
+                    f"needed is {(2, 4, size, size)}"
+                )
+            if not torch.equal(given, images):
+                raise ValueError("it changes its input in place")
+            _check_layers(module)
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _check_layers(module: nn.Module) -> None:
+    """ValueError where a weight cannot be drawn: the weight set asks its layer to."""
+    for path, layer in module.named_modules():
+        own = [name for name in layer.state_dict() if "." not in name]
+        if own and not hasattr(layer, "reset_parameters"):
+            where = f"{path}.{own[0]}".lstrip(".")
+            raise ValueError(
+                f"{type(layer).__name__} has weights ({where}) and no method reset_parameters to draw them"
+            )

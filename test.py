@@ -59,7 +59,8 @@ import torch
 
 from common import checkpoint, distributed
 from images import files, sets
-from model import NetworkCIFAR, count
+from model import Network, NetworkCIFAR, count
+from skeletons import SMALL, skeleton
 from training import card
 from training.evaluation import check_finite, report
 from training.inference import export_onnx, fold_batch_norm
@@ -71,7 +72,7 @@ from utils import say
 class Loaded:
     """A network from a file, and what the file says of the images that it was trained on."""
 
-    network: NetworkCIFAR
+    network: Network
     set: str | None = None  # None: a bare state dict
     description: str = ""
     folder: str = "data"
@@ -112,11 +113,12 @@ def load(config: Config) -> Loaded:
         weights = state.get("state_dict", state)
         size = {"digits": 8, "fashion_mnist": 28}.get(config.set or "", 32)
         facts = facts_of_flags(config, PUBLISHED, weights, "stem.0.weight") | {"image_size": size}
-        return Loaded(load_network(NetworkCIFAR, config, facts, weights))
-    facts, weights = facts_of_file(state, NetworkCIFAR, config), state["state_dict"]
+        return Loaded(load_network(skeleton(facts["genotype"]), config, facts, weights))
+    kind = next((kind for kind in SMALL if kind.__name__ == state["network"]["class"]), NetworkCIFAR)
+    facts, weights = facts_of_file(state, kind, config), state["state_dict"]
     if config.set and (config.predict or config.export):
         raise ValueError(f"--set {config.set}: no effect, as the file says how its images were normalised")
-    network, images = load_network(NetworkCIFAR, config, facts, weights), state["images"]
+    network, images = load_network(kind, config, facts, weights), state["images"]
     statistics = sets.Statistics(tuple(images["mean"]), tuple(images["std"]))
     if not len(statistics.mean) == len(statistics.std) == network.in_channels:
         raise TypeError(f"mean and std of {len(statistics.mean)} channels for {network.in_channels}")
@@ -179,7 +181,7 @@ def match_classes(images: sets.ImageSet, loaded: Loaded, name: str, folder: str)
     return sets.ImageSet(images.images, labels[images.labels], tuple(wanted))
 
 
-def test(network: NetworkCIFAR, loaded: Loaded, config: Config, size: tuple[int, int]) -> None:
+def test(network: Network, loaded: Loaded, config: Config, size: tuple[int, int]) -> None:
     """Test on all test images, and print and write what was found; `size`: parameters and multiply-adds."""
     name, images, statistics = load_images(config, loaded)
     say(f"{config.model_path}: trained on {loaded}; tested on {len(images)} images of {name}")
@@ -193,7 +195,7 @@ def test(network: NetworkCIFAR, loaded: Loaded, config: Config, size: tuple[int,
     report(network, batches, len(images), size, config, {"tested_on": name, "trained_on": str(loaded)})
 
 
-def predict(network: NetworkCIFAR, loaded: Loaded, config: Config) -> None:
+def predict(network: Network, loaded: Loaded, config: Config) -> None:
     """Print the most probable classes of each image file; the files are read before any is printed."""
     statistics = find_statistics(loaded, config.set or "cifar10", config.data or "data")
     paths, size = config.predict or (), network.image_size[0]

@@ -78,7 +78,7 @@ from common import distributed
 from common.run_folder import SETTINGS, RunFolder, new_name, resume
 from images import files, sets
 from images.augmentation import Augmentation
-from model import NetworkCIFAR
+from skeletons import skeleton
 from training import loop
 from training.evaluation import Batches
 from training.precision import choose_precision
@@ -95,7 +95,8 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     images = load(config, device)
     sizes = {"in_channels": images.train.channels, "image_size": images.train.image_size}
-    network = draw_network(NetworkCIFAR, config, images.train.num_classes, device, **sizes)
+    kind = skeleton(genotypes.lookup(config.arch))
+    network = draw_network(kind, config, images.train.num_classes, device, **sizes)
     run = TrainingRun(
         kind="train",
         images=images.fingerprint,

@@ -18,6 +18,7 @@ import tyro
 
 import genotypes
 from common.flags import check_range, check_save, parse, run_script
+from spaces import Space
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,18 @@ class Config:
     cutout: bool = True
     """cut a square of half the image's side out of each training image"""
 
+    # --- space
+    space: Literal["darts", "nasbench201"] = "darts"
+    """cells of two kinds with two edges for each node, or the cell and network of NAS-Bench-201"""
+    operations: tuple[str, ...] | None = None
+    """what an edge may be, of those in operations.py; default those of the published space"""
+    nodes: int | None = None
+    """nodes of a cell that add up edges; default 4"""
+    cells: Literal["both", "normal"] = "both"
+    """"normal": the reduction cell is the normal one again"""
+    distinct_inputs: bool = False
+    """the two edges of a node must have different inputs"""
+
     # --- population
     strategy: Literal["slow_fast", "random"] = "slow_fast"
     """"random" spends the same budget on random cells, as a baseline"""
@@ -49,8 +62,6 @@ class Config:
     """generations; in each, every cell is compared once"""
     pairs_per_sync: int = 1
     """pairs that start from the same weights; more keep more processes busy"""
-    distinct_inputs: bool = False
-    """the two edges of a node must have different inputs"""
 
     # --- predictor
     rank: bool = True
@@ -104,10 +115,10 @@ class Config:
     """in millions"""
     max_multiply_adds: float | None = None
     """in millions"""
-    full_channels: int = 36
-    """channels of the full-size network, for the limits"""
-    full_layers: int = 20
-    """cells of the full-size network, for the limits"""
+    full_channels: int | None = None
+    """channels of the full-size network, for the limits; default 36, for nasbench201 16"""
+    full_layers: int | None = None
+    """cells of the full-size network, for the limits; default 20, for nasbench201 15"""
 
     # --- run
     save: str | None = None
@@ -150,8 +161,10 @@ class Config:
         if self.record is not None and self.resume is None:  # a resumed run may have recorded its winner
             genotypes.check_new_name(self.record)
         check_save(self)
+        Space.of(self)
         no_limit = self.max_parameters is None and self.max_multiply_adds is None
-        if no_limit and (self.full_channels, self.full_layers) != (36, 20):
+        unset = ((None, None), (36, 20))  # the second: in the settings of older runs
+        if no_limit and (self.full_channels, self.full_layers) not in unset:
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
         if self.estimate == "weight_set" and self.candidate_epochs != 1:
             epochs = self.candidate_epochs

@@ -23,7 +23,7 @@ import tyro
 import genotypes
 import utils
 from common import flags
-from genotypes import Genotype
+from genotypes import AnyGenotype, CompleteCell, edges_of
 from pictures import plots, report, tables
 
 Format = Literal["svg", "png", "pdf"]
@@ -37,7 +37,8 @@ class Config:
     """Draw the cells of an architecture, and the report of a search."""
 
     arch: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARCH")]
-    """name of a cell in genotypes.py, JSON file of a genotype, or run folder of a search"""
+    """name of a cell in genotypes.py, JSON file of a genotype, run folder of a search, or a cell of
+    NAS-Bench-201 in its words: '|nor_conv_3x3~0|+|...|'"""
     format: Format = "svg"
     """of the cells' pictures; png and pdf need the program dot"""
     out: str = ""
@@ -46,6 +47,11 @@ class Config:
     """replace existing files also where this program did not write them"""
     view: bool = False
     """open the result in the system's viewer"""
+
+
+def cells_in(genotype: AnyGenotype) -> dict[str, str]:
+    """Its cells: name in pictures and files -> field."""
+    return {"cell": "cell"} if isinstance(genotype, CompleteCell) else CELLS
 
 
 def _new_graph(cell: str, title: str, dpi: int) -> graphviz.Digraph:
@@ -63,31 +69,39 @@ def _new_graph(cell: str, title: str, dpi: int) -> graphviz.Digraph:
     return graph
 
 
-def cell_source(genotype: Genotype, cell: str, title: str = "", dpi: int = 0) -> str:
-    """The graph of one cell ("normal" or "reduction") in the DOT language.
+def cell_source(genotype: AnyGenotype, cell: str, title: str = "", dpi: int = 0) -> str:
+    """The graph of one cell ("normal", "reduction", or "cell" of a `CompleteCell`) in the DOT language.
 
-    Nodes carry the numbers that the genotype uses: 0 and 1 are the outputs of the two cells before.
+    Nodes carry the numbers that the genotype uses; the first ones are the outputs of the cells before.
     Operations are boxes on the edges, so that the layout leaves room for each name. Dashed edges lead to the
     concatenation.
     """
-    field = CELLS[cell]
-    edges, concat = getattr(genotype, field), getattr(genotype, f"{field}_concat")
+    field = cells_in(genotype)[cell]
+    edges = edges_of(genotype, field)
     graph = _new_graph(cell, title, dpi)
-    used = {source for _, source in edges}
+    used = {source for _, source, _ in edges}
+    if isinstance(genotype, CompleteCell):
+        labels: tuple[str, ...] = ("0 · cell k−1",)
+        concat: tuple[int, ...] = (edges[-1][2],)
+    else:
+        labels, concat = ("0 · cell k−2", "1 · cell k−1"), getattr(genotype, f"{field}_concat")
     with graph.subgraph() as inputs:
         inputs.attr(rank="same")
-        for number, label in enumerate(("0 · cell k−2", "1 · cell k−1")):
+        for number, label in enumerate(labels):
             style = "rounded,filled" if number in used else "rounded,dashed"
             inputs.node(str(number), label, style=style, **{"class": "state"})
-        inputs.edge("0", "1", style="invis")  # keeps input 0 above input 1
-    for place, (operation, source) in enumerate(edges):
-        node, name, colour = str(place // 2 + 2), f"edge{place}", plots.COLOURS[operation]
-        if place % 2 == 0:
-            graph.node(node, shape="circle", width="0.36", fixedsize="true", **{"class": "state"})
+        if len(labels) > 1:
+            inputs.edge("0", "1", style="invis")  # keeps input 0 above input 1
+    for place, (operation, source, node) in enumerate(edges):
+        if place == 0 or node != edges[place - 1][2]:
+            graph.node(str(node), shape="circle", width="0.36", fixedsize="true", **{"class": "state"})
+        if operation == "none" and isinstance(genotype, CompleteCell):
+            continue  # no edge
+        name, colour = f"edge{place}", plots.colour(operation)
         looks = {"color": colour, "fillcolor": colour, "fontcolor": plots.ink_on(colour), "height": "0.26"}
-        graph.node(name, operation, **looks)
+        graph.node(name, graphviz.escape(operation), **looks)
         graph.edge(str(source), f"{name}:w", color=colour, arrowhead="none")
-        graph.edge(f"{name}:e", node, color=colour)
+        graph.edge(f"{name}:e", str(node), color=colour)
     graph.node("output", "cell k", **{"class": "state"})
     for node in concat:
         graph.edge(str(node), "output", style="dashed", **{"class": "concatenation"})
@@ -140,35 +154,35 @@ def check_free(paths: list[Path], overwrite: bool) -> None:
             )
 
 
-def cell_paths(out: str | Path, format: Format) -> list[Path]:
+def cell_paths(genotype: AnyGenotype, out: str | Path, format: Format) -> list[Path]:
     """The files that `draw` writes: with the ending .gv where the format needs dot and dot is missing."""
     ending = "gv" if format != "svg" and shutil.which("dot") is None else format
-    return [Path(f"{out}_{cell}.{ending}") for cell in CELLS]
+    return [Path(f"{out}_{cell}.{ending}") for cell in cells_in(genotype)]
 
 
 def draw(
-    genotype: Genotype, out: str | Path, format: Format = "svg", *, overwrite: bool = False
+    genotype: AnyGenotype, out: str | Path, format: Format = "svg", *, overwrite: bool = False
 ) -> list[Path]:
-    """Write OUT_normal.FORMAT and OUT_reduction.FORMAT; `out` is a path without ending. Returns both paths.
+    """Write OUT_normal.FORMAT and OUT_reduction.FORMAT, or OUT_cell.FORMAT of a `CompleteCell`; returns the
+    paths. `out` is a path without ending.
 
     ValueError where a file that we did not write is in the way, or where the format needs dot and dot is
-    missing: then both sources are kept as OUT_normal.gv and OUT_reduction.gv.
+    missing: then the sources are kept as OUT_normal.gv and OUT_reduction.gv.
     """
-    stem, paths = Path(out), cell_paths(out, format)
+    stem, paths = Path(out), cell_paths(genotype, out, format)
     check_free(paths, overwrite)
     without_dot = paths[0].suffix == ".gv"
     sources = [
-        cell_source(genotype, cell, f"{stem.name} · {cell} cell", dpi=192 if format == "png" else 0)
-        for cell in CELLS
+        cell_source(genotype, cell, f"{stem.name} · {report.title(cell)}", dpi=192 if format == "png" else 0)
+        for cell in cells_in(genotype)
     ]
     pictures = [source.encode() if without_dot else render(source, format) for source in sources]
     stem.parent.mkdir(parents=True, exist_ok=True)
     for path, picture in zip(paths, pictures, strict=True):
         utils.write_atomically(path, marked(picture, path.suffix[1:]))
     if without_dot:
-        raise ValueError(
-            f"{format} needs the program dot ({HOW_TO_GET_DOT}); the sources are kept: {paths[0]}, {paths[1]}"
-        )
+        kept = ", ".join(map(str, paths))
+        raise ValueError(f"{format} needs the program dot ({HOW_TO_GET_DOT}); the sources are kept: {kept}")
     return paths
 
 
@@ -183,7 +197,7 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
     check_free([path], overwrite)
     cells = {}
     if run.cell is not None:
-        cells = {cell: render(cell_source(run.cell, cell)).decode() for cell in CELLS}
+        cells = {cell: render(cell_source(run.cell, cell)).decode() for cell in cells_in(run.cell)}
     try:
         page = report.page(run, cells) + f"<!-- {MARK} -->\n"
     except (ValueError, ArithmeticError) as error:
@@ -199,9 +213,11 @@ def main(config: Config) -> None:
     folder = Path(config.out or (given if is_run else "."))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is not a folder")
-    stem = folder / (given.resolve().name if given.is_dir() else given.stem)
+    name = "nasbench201" if config.arch.startswith("|") else given.stem
+    stem = folder / (given.resolve().name if given.is_dir() else name)
     if is_run:
-        check_free(cell_paths(stem, config.format), config.overwrite)  # before anything is written
+        if (given / "genotype.json").is_file():  # before anything is written
+            check_free(cell_paths(genotypes.lookup(given), stem, config.format), config.overwrite)
         written = [write_report(given, folder, overwrite=config.overwrite)]
         print(f"wrote {written[0]}")
     if is_run and not (given / "genotype.json").is_file():

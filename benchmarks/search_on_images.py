@@ -33,7 +33,7 @@ from searches import open_or_begin, random_cells, test_errors
 import genotypes
 from common import distributed
 from common.flags import check_range, parse, run_script
-from genotypes import Genotype
+from genotypes import AnyGenotype
 from images import sets
 from model import count
 from search.finalists import train_finalists, winner
@@ -118,7 +118,7 @@ def search_until(run: SearchRun, budget: int) -> None:
         run.save()
 
 
-def search_with(strategy: str, run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+def search_with(strategy: str, run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """The finalists, equally many for each strategy, and the epochs that their search took."""
     if strategy in BASELINES:
         return BASELINES[strategy](run, budget)

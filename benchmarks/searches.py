@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from common.run_folder import SETTINGS, read_settings
-from encoding import CellSpace
-from genotypes import Genotype
+from genotypes import AnyGenotype
 from images import sets
 from search.candidates import Task
 from search.finalists import train_from_scratch, trained_network
 from search.run import SearchRun, open_search
+from spaces import Space
 from train_search import Config as SearchConfig
 from utils import derive_seed, say
 
@@ -51,14 +51,14 @@ def draw_test_images(test: sets.ImageSet, count: int | None, seed: int) -> sets.
     return test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:count])
 
 
-def random_cells(settings: SearchConfig, count: int, seed: int, purpose: str) -> list[Genotype]:
+def random_cells(settings: SearchConfig, count: int, seed: int, purpose: str) -> list[AnyGenotype]:
     """Cells drawn uniformly from the search's space; equal seeds and purposes give equal ones."""
-    space = CellSpace(distinct_inputs=settings.distinct_inputs)
+    space = Space.of(settings).encoding()
     rng = np.random.default_rng(derive_seed(seed, purpose) % 2**32)
     return [space.decode(space.sample(rng)) for _ in range(count)]
 
 
-def test_errors(task: Task, test: sets.ImageSet, cells: Sequence[Genotype]) -> list[float]:
+def test_errors(task: Task, test: sets.ImageSet, cells: Sequence[AnyGenotype]) -> list[float]:
     """Test error of each cell after training from scratch, in [0, 1]."""
     networks = (trained_network(task, finalist) for finalist in train_from_scratch(task, cells))
     return [evaluate(network, task.clean(test), task.precision).error for network in networks]

@@ -77,7 +77,7 @@ def paired(problem: Problem, budget: int, seed: int, **settings: Any) -> list[Ar
                 a, b = evaluations.loss(comparison.a), evaluations.loss(comparison.b)
                 if len(evaluations.losses) - before == 2:  # after the first one, it is not told yet
                     chosen.append(best or comparison.a)
-                outcome = Outcome(a, b, a - b, 0.0)
+                outcome = Outcome.exact(a, b)
             search.tell(comparison, outcome)
             if len(chosen) < len(evaluations.losses):
                 chosen.append(search.best() or comparison.a)

@@ -32,7 +32,7 @@ import genotypes
 from common import distributed
 from common.flags import check_range, parse, run_script
 from common.run_folder import read_settings
-from genotypes import Genotype
+from genotypes import AnyGenotype
 from images import sets
 from model_search import SHARED, WeightSet
 from search.candidates import Job, Task, TrainedCandidate, train_all
@@ -76,20 +76,20 @@ class Config:
         evidence.check_output(self.json)
 
 
-def choose_cells(run: SearchRun, count: int) -> dict[str, list[Genotype]]:
+def choose_cells(run: SearchRun, count: int) -> dict[str, list[AnyGenotype]]:
     """Random cells, and the best ones in the search's opinion."""
     random = random_cells(run.config, count, run.config.seed, "weight set cells")
     return {"random": random, "good": run.search.finalists(count)[:count]}
 
 
-def trained_share(weight_set: WeightSet, known: set[str], cell: Genotype) -> float:
+def trained_share(weight_set: WeightSet, known: set[str], cell: AnyGenotype) -> float:
     """Share of a cell's operations' weights that the search has trained at all."""
     names = [name for name in weight_set.weights(weight_set.network(cell)) if SHARED.match(name)]
     return sum(name in known for name in names) / len(names) if names else 1.0
 
 
 def estimate(
-    run: SearchRun, weight_set: WeightSet, cells: Sequence[Genotype], batches: int
+    run: SearchRun, weight_set: WeightSet, cells: Sequence[AnyGenotype], batches: int
 ) -> list[dict[str, float]]:
     """The losses of each cell, by the names in ESTIMATES; infinite where training diverged.
 
@@ -122,7 +122,7 @@ def _train(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandidate:
 
 
 def accuracies(
-    run: SearchRun, test: sets.ImageSet, cells: Sequence[Genotype], repeats: int
+    run: SearchRun, test: sets.ImageSet, cells: Sequence[AnyGenotype], repeats: int
 ) -> list[list[float]]:
     """Test accuracies in [0, 1] of each cell, from scratch, one for each repeat."""
     found: list[list[float]] = [[] for _ in cells]

@@ -213,13 +213,16 @@ def read_settings(path: str | Path, config: type[Config], flag: str = "resume") 
     for name, value in stored.items():
         if not _fits(value, hints[name]):
             raise ValueError(f"{file}: damaged: {name} cannot be {json.dumps(value)[:80]}")
-    return config(**stored)
+    lists = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
+    return config(**stored | lists)
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value from JSON is of a flag's type."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if get_origin(hint) is tuple:  # tuple[str, ...]
+        return isinstance(value, list) and all(_fits(entry, get_args(hint)[0]) for entry in value)
     if get_args(hint):  # int | None
         return any(_fits(value, option) for option in get_args(hint))
     return type(value) is hint or (hint is float and type(value) is int)

@@ -6,6 +6,7 @@ stand in, so that they follow its light or dark theme. matplotlib is imported on
 
 import io
 import re
+import zlib
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 
 import utils
-from genotypes import PRIMITIVES
 from pictures.tables import Row, numbers, trained
 
 # One hue for a kind of operation, a darker shade for a larger kernel; told apart under red-green blindness by
@@ -29,9 +29,18 @@ COLOURS = {
     "dil_conv_5x5": "#C65D21",
     "conv_7x1_1x7": "#8E5BB5",
     "none": "#D0D5DB",
+    "nor_conv_1x1": "#B39DDB",
+    "nor_conv_3x3": "#5E35B1",
 }
+OTHERS = ("#D64550", "#A83E7D", "#7A6A00", "#E07BB0", "#4E7D2C", "#9C5A3C")  # for operations of your own
+CELLS = {"normal": "normal cells", "reduce": "reduction cells", "cell": "cells"}
 FIRST, SECOND = "#3B82D6", "#D9722E"  # two series: blue and orange, readable on white and on black
 INK = "#010203"  # in a plot this stands for the page's text colour: `inline` makes it currentColor
+
+
+def colour(operation: str) -> str:
+    """The colour of an operation; of one that has none above, always the same one of `OTHERS`."""
+    return COLOURS.get(operation) or OTHERS[zlib.crc32(operation.encode()) % len(OTHERS)]
 
 
 def ink_on(colour: str) -> str:
@@ -141,9 +150,15 @@ def diversity(axes: Any, generations: list[Row]) -> str | None:
     return "Diversity of the population. Near zero, all cells are alike and the search has settled."
 
 
+def counted(generations: list[Row], cell: str) -> list[str]:
+    """The operations whose numbers generations.csv has for one kind of `CELLS`."""
+    columns = generations[0] if generations else ()
+    return [column.removeprefix(f"{cell}_") for column in columns if column.startswith(f"{cell}_")]
+
+
 def operations(axes: Any, generations: list[Row], cell: str) -> str | None:
-    """Edges of the population per operation, stacked, for the cell "normal" or "reduce"."""
-    counts = {name: numbers(generations, f"{cell}_{name}") for name in PRIMITIVES}
+    """Edges of the population per operation, stacked, for one kind of `CELLS`."""
+    counts = {name: numbers(generations, f"{cell}_{name}") for name in counted(generations, cell)}
     if not any(np.isfinite(count).any() for count in counts.values()):
         return None
     # Each generation is a step one unit wide, so that a single one shows too.
@@ -152,12 +167,12 @@ def operations(axes: Any, generations: list[Row], cell: str) -> str | None:
     below = np.zeros(len(x))
     for name, count in counts.items():
         top = below + np.repeat(np.nan_to_num(count), 2)
-        axes.fill_between(x, below, top, color=COLOURS[name], linewidth=0)
+        axes.fill_between(x, below, top, color=colour(name), linewidth=0)
         below = top
     _generations_axis(axes, generation)
     axes.set(ylabel="edges in the population", ylim=(0, max(below.max(), 1)))
     axes.grid(False)
-    return {"normal": "Operations in the normal cells.", "reduce": "Operations in the reduction cells."}[cell]
+    return f"Operations in the {CELLS[cell]}."
 
 
 def decisions(axes: Any, history: list[Row], generations: list[Row]) -> str | None:

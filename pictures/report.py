@@ -8,6 +8,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import genotypes
 from genotypes import PRIMITIVES
 from pictures import plots
 from pictures.tables import RecordedRun, Row, numbers, trained
+from spaces import FULL_SIZE
 
 
 def short(value: float) -> str:
@@ -42,12 +44,15 @@ def training_command(arch: str | Path, settings: Mapping[str, Any]) -> str:
     """The command line that trains `arch`, found by a search of these settings, on the same images.
 
     Its size is that of the limits, where the search had any; else it stands to the candidates' as the
-    published network (36 channels, 20 cells) stands to the published candidates (16, 8).
+    published network (36 channels, 20 cells) stands to the published candidates (16, 8). A cell of
+    NAS-Bench-201 gets the size of its table's networks, and no auxiliary head.
     """
     limited = any(settings.get(name) is not None for name in ("max_parameters", "max_multiply_adds"))
     channels, layers = settings.get("init_channels", 16), settings.get("layers", 8)
-    if limited:
-        size = settings.get("full_channels", 36), settings.get("full_layers", 20)
+    graph = settings.get("space", "darts") == "nasbench201"
+    if limited or graph:
+        C, cells = FULL_SIZE["nasbench201" if graph else "darts"]
+        size = settings.get("full_channels") or C, settings.get("full_layers") or cells
     else:
         size = max(1, round(channels * 36 / 16)), max(1, round(layers * 20 / 8))
     name, data = settings.get("set", "cifar10"), settings.get("data", "data")
@@ -56,7 +61,7 @@ def training_command(arch: str | Path, settings: Mapping[str, Any]) -> str:
     words += ["--image_size", settings["image_size"]] if settings.get("image_size") else []
     words += ["--init_channels", size[0], "--layers", size[1]]
     words += ["--batch_size", settings["batch_size"]] if settings.get("batch_size", 256) < 128 else []
-    words += ["--auxiliary", "--cutout"] if name in ("cifar10", "cifar100") else []
+    words += ["--auxiliary", "--cutout"] if name in ("cifar10", "cifar100") and not graph else []
     return shlex.join(str(word) for word in words)
 
 
@@ -93,12 +98,17 @@ def _facts(run: RecordedRun) -> str:
     return f'<dl class="facts">{"".join(items)}</dl>'
 
 
+def title(cell: str) -> str:
+    """What a drawing is called: "normal cell", "reduction cell", or "cell"."""
+    return cell if cell == "cell" else f"{cell} cell"
+
+
 def _cells(run: RecordedRun, drawings: dict[str, str]) -> str:
     """The winner's drawings and its genotype, or those of the best cell so far."""
     if run.cell is None:
         return "<h2>Cell</h2><p>No candidate was trained yet.</p>"
     figures = [
-        f"<figure><h3>{cell.capitalize()} cell</h3>{plots.inline(svg, cell)}</figure>"
+        f"<figure><h3>{title(cell).capitalize()}</h3>{plots.inline(svg, cell)}</figure>"
         for cell, svg in drawings.items()
     ]
     note = (
@@ -115,14 +125,17 @@ def _cells(run: RecordedRun, drawings: dict[str, str]) -> str:
 
 
 def _strip(text: str) -> str:
-    """A cell's operations as coloured bars, two for each node; their names appear on pointing at them."""
+    """A cell's operations as coloured bars, in the order of its edges; pointing at them shows their names."""
     try:
         genotype = genotypes.from_json(text)
     except ValueError:
         return "–"
     parts = []
-    for edges in (genotype.normal, genotype.reduce):
-        bars = (f'<i style="background:{plots.COLOURS[name]}" title="{name}"></i>' for name, _ in edges)
+    for cell in genotypes.cells_of(genotype):
+        bars = (
+            f'<i style="background:{plots.colour(name)}" title="{escape(name)}"></i>'
+            for name, _ in getattr(genotype, cell)
+        )
         parts.append(f'<span class="strip">{"".join(bars)}</span>')
     return " &emsp;".join(parts)
 
@@ -146,17 +159,19 @@ def _finalists(run: RecordedRun) -> str:
     return (
         "<section><h2>Finalists</h2><p>Each was trained from scratch and compared on the validation images; "
         "★ marks the winner, and the differences are those to its loss. Parameters and multiply-adds belong "
-        "to the full-size network. The bars are the operations of the normal and the reduction cell, two for "
-        "each node.</p>"
+        "to the full-size network. The bars are the operations of each cell, the normal one first, in the "
+        "order of its edges.</p>"
         '<div class="wide"><table><thead><tr><th class="left">rank</th><th class="left">origin</th>'
         f'{heads}<th class="left">operations</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        f"{_keys()}</section>"
+        f"{_keys(run)}</section>"
     )
 
 
-def _keys() -> str:
+def _keys(run: RecordedRun) -> str:
     """The colours of the operations."""
-    items = (f'<li><i style="background:{plots.COLOURS[name]}"></i>{name}</li>' for name in PRIMITIVES)
+    counted = (name for cell in plots.CELLS for name in plots.counted(run.generations, cell))
+    names = list(dict.fromkeys(counted)) or PRIMITIVES
+    items = (f'<li><i style="background:{plots.colour(name)}"></i>{escape(name)}</li>' for name in names)
     return f'<ul class="keys">{"".join(items)}</ul>'
 
 
@@ -165,14 +180,16 @@ def _plots(run: RecordedRun) -> str:
     history, generations = run.history, run.generations
     course = plots.figure("losses", lambda axes: plots.losses(axes, history, generations))
     course += plots.figure("diversity", lambda axes: plots.diversity(axes, generations))
-    counts = plots.figure("normal-counts", lambda axes: plots.operations(axes, generations, "normal"))
-    counts += plots.figure("reduce-counts", lambda axes: plots.operations(axes, generations, "reduce"))
+    counts = "".join(
+        plots.figure(f"{cell}-counts", partial(plots.operations, generations=generations, cell=cell))
+        for cell in plots.CELLS
+    )
     predictor = plots.figure("decisions", lambda axes: plots.decisions(axes, history, generations))
     predictor += plots.figure("calibration", lambda axes: plots.calibration(axes, history))
     sections = []
     for title, keys, pictures, without in (
         ("Course of the search", "", course, "No generation is finished yet."),
-        ("Operations in the population", _keys(), counts, "No generation is finished yet."),
+        ("Operations in the population", _keys(run), counts, "No generation is finished yet."),
         ("Predictor", "", predictor, "No prediction was made so far, or the search has no predictor."),
     ):
         content = f'{keys}<div class="plots">{pictures}</div>' if pictures else f"<p>{without}</p>"
@@ -190,7 +207,7 @@ def _settings(run: RecordedRun) -> str:
 
 
 def page(run: RecordedRun, drawings: dict[str, str]) -> str:
-    """The whole report as HTML; `drawings` are the SVG files of run.cell, by name ("normal", "reduction")."""
+    """The whole report as HTML; `drawings` are the SVG files of run.cell, by name ("normal", ...)."""
     name = escape(run.folder.resolve().name)
     about = [f"{key} {run.config[key]}" for key in ("set", "strategy", "seed") if key in run.config]
     lead = f"Cell search, {'finished' if run.finished else 'not finished'}. {', '.join(about)}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import genotypes
-from genotypes import Genotype
+from genotypes import AnyGenotype
 
 Row = dict[str, str]  # of a table: texts by column
 TABLES = {  # with the columns that each must have
@@ -31,7 +31,7 @@ class RecordedRun:
     history: list[Row] = field(default_factory=list)
     generations: list[Row] = field(default_factory=list)
     finalists: list[Row] = field(default_factory=list)
-    cell: Genotype | None = None
+    cell: AnyGenotype | None = None
     finished: bool = False
     incomplete: int = 0  # rows left out because they were cut off
 
@@ -85,7 +85,7 @@ def _read_table(path: Path, needed: Iterable[str]) -> tuple[list[Row], int]:
     return whole, len(rows) - len(whole)
 
 
-def _leader(history: list[Row]) -> Genotype | None:
+def _leader(history: list[Row]) -> AnyGenotype | None:
     """The cell with the lowest loss among those trained in the last generation that has a finite one."""
     rows = trained(history)
     losses = np.stack([numbers(rows, "loss_a"), numbers(rows, "loss_b")])  # (2, rows)

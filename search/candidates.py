@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from common import distributed
-from genotypes import Genotype
+from genotypes import AnyGenotype
 from images import files, sets
 from images.augmentation import Augmentation
-from model import NetworkCIFAR
+from model import Network
 from model_search import FullSize, Weights, WeightSet
 from search.paired_search import Outcome
+from spaces import Space
 from training import loop
 from training.evaluation import Batches, evaluate, recalibrate_batch_norm
 from training.precision import choose_precision, grad_scaler
@@ -66,7 +67,9 @@ class Task(NamedTuple):
 
     def full_size(self) -> FullSize:
         """Counts what a cell's full-size network for these images costs."""
-        return FullSize(C=self.config.full_channels, layers=self.config.full_layers, **self._images())
+        C, layers = Space.of(self.config).full_size
+        C, layers = self.config.full_channels or C, self.config.full_layers or layers
+        return FullSize(C=C, layers=layers, **self._images())
 
     def batches(self, *purpose: str | int) -> Batches:
         """One epoch of augmented training batches, the same for equal purposes."""
@@ -144,12 +147,12 @@ class TrainedCandidate(NamedTuple):
 class Job(NamedTuple):
     """A cell to train: one epoch at each learning rate and drop-path probability of `schedule`."""
 
-    genotype: Genotype
+    genotype: AnyGenotype
     purpose: tuple[str | int, ...]
     schedule: Sequence[tuple[float, float]]
 
 
-def train_network(task: Task, weight_set: WeightSet, job: Job) -> tuple[NetworkCIFAR, Tensor]:
+def train_network(task: Task, weight_set: WeightSet, job: Job) -> tuple[Network, Tensor]:
     """`job`'s cell trained from the weight set's weights, which stay as they are; each step's loss (steps,).
 
     After an epoch whose loss is not finite no further one is trained.
@@ -188,7 +191,7 @@ def train_candidate(task: Task, weight_set: WeightSet, job: Job) -> TrainedCandi
 
 
 def _evaluated(
-    task: Task, weight_set: WeightSet, network: NetworkCIFAR, job: Job, training: Tensor
+    task: Task, weight_set: WeightSet, network: Network, job: Job, training: Tensor
 ) -> TrainedCandidate:
     finite = bool(training.isfinite().all())
     if finite and task.config.recalibrate:

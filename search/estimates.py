@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from common import distributed
-from genotypes import Genotype, from_json, to_json
+from genotypes import AnyGenotype, from_json, to_json
 from search.candidates import Job, Task, TrainedCandidate, train_all, train_network
 from search.paired_search import Comparison
 from training.schedule import cosine
@@ -70,7 +70,7 @@ class Alone:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.known: dict[Genotype, Losses] = {}
+        self.known: dict[AnyGenotype, Losses] = {}
 
     def schedule(self, progress: float) -> list[tuple[float, float]]:
         """Learning rate and drop-path probability of each epoch: they stay, so that losses compare."""
@@ -81,13 +81,13 @@ class Alone:
         found = iter(self.losses([cell for one in pairs for cell in (one.a, one.b)]))
         return {one.pair: [next(found), next(found)] for one in pairs}
 
-    def losses(self, cells: Sequence[Genotype]) -> list[Losses]:
+    def losses(self, cells: Sequence[AnyGenotype]) -> list[Losses]:
         """The losses of each cell; those that are not known yet are trained, spread over the processes."""
         new = [cell for cell in dict.fromkeys(cells) if cell not in self.known]
         self.known |= zip(new, self._train(new), strict=True)
         return [self.known[cell] for cell in cells]
 
-    def _train(self, cells: Sequence[Genotype]) -> Sequence[Losses]:
+    def _train(self, cells: Sequence[AnyGenotype]) -> Sequence[Losses]:
         schedule, steps = self.schedule(0.0), self.task.steps
         losses = torch.zeros(len(cells), steps, dtype=torch.float64, device=self.task.device)
         for i in range(distributed.rank(), len(cells), distributed.world_size()):

@@ -9,9 +9,9 @@ from typing import Any
 import genotypes
 import visualize
 from common import checkpoint, distributed
-from genotypes import Genotype
+from genotypes import AnyGenotype
 from images import sets
-from model import NetworkCIFAR
+from model import Network
 from pictures import report
 from search.candidates import Job, Task, compare, train_all
 from search.record import Finalist
@@ -22,7 +22,7 @@ from training.schedule import cosine
 from utils import write_atomically
 
 
-def train_from_scratch(task: Task, cells: Sequence[Genotype]) -> list[Finalist]:
+def train_from_scratch(task: Task, cells: Sequence[AnyGenotype]) -> list[Finalist]:
     """Train each cell alone as the config's finalists, the learning rate falling to 0; no drop path.
 
     All cells see the same batches, and equal modules start from equal weights: only the cells differ.
@@ -43,14 +43,14 @@ def winner(finalists: Sequence[Finalist]) -> Finalist:
     return min(finite, key=lambda finalist: finalist.score)
 
 
-def trained_network(task: Task, finalist: Finalist) -> NetworkCIFAR:
+def trained_network(task: Task, finalist: Finalist) -> Network:
     """The finalist as a network with its trained weights."""
     weight_set = task.weight_set("finalists")
     weight_set.absorb(finalist.trained.weights)
     return weight_set.network(finalist.genotype)
 
 
-def train_finalists(run: SearchRun, cells: Sequence[Genotype]) -> None:
+def train_finalists(run: SearchRun, cells: Sequence[AnyGenotype]) -> None:
     """Train the cells that the record does not hold yet, with a checkpoint after each round of processes."""
     config, record, log = run.config, run.record, run.folder.log
     log.info(f"{len(cells)} finalists train from scratch for {config.final_epochs} epochs")
@@ -119,7 +119,7 @@ def finished_before(run: SearchRun) -> bool:
     return True
 
 
-def write_winner(run: SearchRun, best: Finalist, network: NetworkCIFAR, tested: Evaluation) -> None:
+def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evaluation) -> None:
     """genotype.json, finalists.csv, model.pt and report.html."""
     folder, task, log = run.folder, run.task, run.folder.log
     images = {"set": run.config.set, "classes": task.train.classes, **task.statistics._asdict()}
@@ -143,7 +143,7 @@ def write_winner(run: SearchRun, best: Finalist, network: NetworkCIFAR, tested: 
         f"  trained from scratch: validation error {best.trained.error:.2%}, test error {tested.error:.2%}"
     )
     log.info(
-        f"  at full size, {run.config.full_channels} channels and {run.config.full_layers} cells: "
+        f"  at full size, {run.full_size.C} channels and {run.full_size.layers} cells: "
         f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M multiply-adds"
     )
     log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")

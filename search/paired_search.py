@@ -97,6 +97,11 @@ class Outcome:
     difference: float
     standard_error: float
 
+    @classmethod
+    def exact(cls, loss_a: float, loss_b: float) -> Outcome:
+        """The outcome of two losses without noise."""
+        return cls(loss_a, loss_b, loss_a - loss_b, 0.0)
+
 
 class PairedSearch:
     """Slow-fast learning with a paired predictor; NumPy only, resumable at every group of pairs.

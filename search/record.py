@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from encoding import operation_counts
-from genotypes import Genotype, to_json
+from genotypes import AnyGenotype, to_json
 from search.candidates import TrainedCandidate
 from search.paired_search import Comparison, Outcome, PairedSearch
 
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 class Finalist:
     """A cell and what its training from scratch gave."""
 
-    genotype: Genotype
+    genotype: AnyGenotype
     trained: TrainedCandidate
 
     @property
@@ -85,7 +85,7 @@ class Record:
                 **statistics(entries),
                 "learning_rate": learning_rate,
                 "drop_path_prob": drop_path_prob,
-                **operation_counts(search.architectures()),
+                **operation_counts(search.architectures(), search.space.operations, search.space.cells),
                 "seconds": round(sum(entry["seconds"] for entry in entries), 3),
             }
         )

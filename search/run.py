@@ -16,19 +16,28 @@ from typing import Any
 import threadpoolctl
 import torch
 
+import operations
 from common import checkpoint, distributed
 from common.flags import PLACES
 from common.run_folder import RunFolder
-from encoding import CellSpace
-from genotypes import Genotype, from_json, to_json
+from genotypes import AnyGenotype, from_json, to_json
 from images import sets
 from model_search import FullSize
 from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record, in_one_line
+from spaces import Space
 
 MAY_DIFFER = ("data", "device", "record", "max_megapixels")  # flags of train_search.py, when a run goes on
+BEFORE = {  # settings of searches that knew no others
+    "estimate": "weight_set",
+    "candidate_epochs": 1,
+    "space": "darts",
+    "operations": None,
+    "nodes": None,
+    "cells": "both",
+}
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
 
 
@@ -116,9 +125,10 @@ class SearchRun:
         state, problem = found
         if missing := NEEDED - set(state):
             raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
-        before = {"estimate": "weight_set", "candidate_epochs": 1}  # of searches that knew no other
-        if before | state["settings"] != _settings(self.config):
-            raise ValueError(f"{path}: the checkpoint of a run with other settings than {folder.path}'s")
+        if differing := _differing(BEFORE | dict(state["settings"]), _settings(self.config)):
+            raise ValueError(
+                f"{path}: the checkpoint of a run with other settings than {folder.path}'s: {differing}"
+            )
         if state["images"] != self.task.fingerprint:
             raise ValueError(f"--resume {folder.path}: --data holds other images than the run began with")
         try:
@@ -144,8 +154,9 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     """The search of these flags at its beginning, whose folder is `path`; and the test images, on the CPU.
 
     Nothing is read from the folder or written. Raises ValueError that names a flag where the images are
-    missing or too few.
+    missing or too few, or an operation does not work.
     """
+    operations.check(Space.of(config).searched)
     task, test = load_task(config, device)
     full_size = task.full_size()
     search = make_search(config, full_size)
@@ -160,7 +171,7 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
 def make_search(config: Any, full_size: FullSize) -> PairedSearch:
     """The population and its predictor, as the flags say."""
     return PairedSearch(
-        space=CellSpace(distinct_inputs=config.distinct_inputs),
+        space=Space.of(config).encoding(),
         settings=Settings(
             pop_size=config.pop_size,
             generations=config.generations,
@@ -176,7 +187,7 @@ def make_search(config: Any, full_size: FullSize) -> PairedSearch:
     )
 
 
-def size_limit(config: Any, full_size: FullSize) -> Callable[[Genotype], bool] | None:
+def size_limit(config: Any, full_size: FullSize) -> Callable[[AnyGenotype], bool] | None:
     """Whether a cell keeps to the limits; None where there are none."""
     limits = (config.max_parameters, config.max_multiply_adds)
     if limits == (None, None):
@@ -196,6 +207,12 @@ def _complete(row: dict[str, Any]) -> dict[str, Any]:
 def _settings(config: Any) -> dict[str, Any]:
     """The settings that make a run what it is, wherever it runs."""
     return {name: value for name, value in asdict(config).items() if name not in (*PLACES, *MAY_DIFFER)}
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The settings that differ, in words; empty where none does."""
+    names = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
+    return ", ".join(f"--{name} ({theirs.get(name)}, not {ours.get(name)})" for name in names)
 
 
 def _arrays(value: Any) -> Any:

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 import genotypes
-from cells import OPERATIONS, PRIMITIVES, Genotype, from_json, to_json, validate
+from cells import (
+    OPERATIONS,
+    PRIMITIVES,
+    CompleteCell,
+    Genotype,
+    difference,
+    edges_of,
+    from_arch_string,
+    from_json,
+    to_arch_string,
+    to_json,
+    validate,
+)
 from genotypes import RelativeNAS
 
 
@@ -17,7 +29,8 @@ def changed(field: str, place: int, value: object) -> Genotype:
 def test_published_order_of_operations() -> None:
     names = "max_pool_3x3 avg_pool_3x3 skip_connect sep_conv_3x3 sep_conv_5x5 dil_conv_3x3 dil_conv_5x5"
     assert names.split() == list(PRIMITIVES)
-    assert set(OPERATIONS) - set(PRIMITIVES) == {"none", "sep_conv_7x7", "conv_7x1_1x7"}
+    others = {"none", "sep_conv_7x7", "conv_7x1_1x7", "nor_conv_1x1", "nor_conv_3x3"}
+    assert set(OPERATIONS) - set(PRIMITIVES) == others
 
 
 def test_validate_makes_tuples_of_lists_ranges_and_numpy() -> None:
@@ -93,3 +106,50 @@ def test_json_round_trip(name: str) -> None:
 def test_from_json_says_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_json(text)
+
+
+COMPLETE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|"
+
+
+def test_a_complete_cell_goes_through_json_and_the_words_of_its_benchmark() -> None:
+    cell = from_arch_string(COMPLETE)
+    assert isinstance(cell, CompleteCell)
+    assert cell.cell[:3] == (("nor_conv_3x3", 0), ("none", 0), ("skip_connect", 1))
+    assert [node for *_, node in edges_of(cell, "cell")] == [1, 2, 2, 3, 3, 3]
+    assert to_arch_string(cell) == COMPLETE
+    assert to_json(cell).startswith('{"cell":[["nor_conv_3x3",0],["none",0],')
+    assert from_json(to_json(cell)) == cell
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"cell": []}', "0 edges"),
+        ('{"cell": [["none", 0], ["none", 0]]}', "2 edges"),
+        ('{"cell": {"none": 0}}', "not a list"),
+        ('{"cell": [["none", 0], ["none", 0], ["none", 0]]}', "cell, node 2, edge 1: input 0; .*in order"),
+        ('{"cell": [["none", 0], ["none", 0], ["none", 2]]}', r"cell, node 2, edge 1: input 2 .*0\.\.1"),
+        ('{"cell": [["magic", 0]]}', "cell, node 1, edge 0: operation 'magic' is not one of"),
+        ('{"cell": [["none", 0]], "normal": []}', "unknown field 'normal'"),
+    ],
+)
+def test_a_wrong_complete_cell_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["|none~0", "|none~0|+|none~0|", "|none~0|none~0|+|none~1|", "|", "|none~0|x"]
+)
+def test_a_wrong_text_of_the_benchmark_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"edges|NAS-Bench-201"):
+        from_arch_string(text)
+
+
+def test_how_two_cells_differ() -> None:
+    darts, graph = genotypes.DARTS_V1, from_arch_string(COMPLETE)
+    assert difference(graph, darts) == "one complete cell (NAS-Bench-201), not a normal and a reduction cell"
+    assert difference(genotypes.NASNet, darts) == "normal has 5 nodes, not 4"
+    other = darts._replace(reduce=(("none", 0), *darts.reduce[1:]))
+    assert difference(other, darts) == "reduce, edge 0: none of 0, not max_pool_3x3 of 0"
+    assert "concatenated" in difference(darts._replace(normal_concat=(2, 3)), darts)

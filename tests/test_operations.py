@@ -3,13 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+import operations
 from genotypes import OPERATIONS
 from operations import OPS, FactorizedReduce, ReLUFirst
 
 
 def test_every_operation_of_a_genotype_exists():
-    assert set(OPS) == set(OPERATIONS)
+    assert set(OPS) >= set(OPERATIONS)  # and those of your own
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -57,3 +59,44 @@ def test_factorized_reduce_reads_every_pixel_once():
 def test_affine_can_be_off():
     assert not any("bn.weight" in name for name, _ in OPS["skip_connect"](4, 2, False).named_parameters())
     assert sum(p.dim() == 1 for p in OPS["sep_conv_3x3"](4, 1, False).parameters()) == 0
+
+
+def broken(kind: str):
+    class Own(nn.Module):
+        def __init__(self, C: int, stride: int) -> None:
+            super().__init__()
+            self.stride, self.layer = stride, nn.Conv2d(C, C, 1, stride)
+            if kind == "weights":
+                self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if kind == "crash":
+                raise TypeError("no idea")
+            if kind == "in place":
+                x.relu_()
+            return self.layer(x)[:, :, : 2 if kind == "shape" else None]
+
+    return lambda C, stride, affine: Own(C, stride)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("crash", "operation own does not work: no idea"),
+        ("in place", "changes its input in place"),
+        ("shape", r"of stride 2 it makes \(2, 4, 2, 3\).*needed is \(2, 4, 3, 3\)"),
+        ("weights", r"Own has weights \(scale\) and no method reset_parameters"),
+    ],
+)
+def test_an_operation_that_cannot_work_is_named(kind, message, monkeypatch) -> None:
+    monkeypatch.setitem(operations.OPS, "own", broken(kind))
+    with pytest.raises(ValueError, match=message):
+        operations.check(["own"])
+
+
+def test_operations_without_weights_are_refused_and_all_ours_work() -> None:
+    before = torch.random.get_rng_state()
+    operations.check(list(operations.OPS))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(ValueError, match="--operations none skip_connect: none of them has weights"):
+        operations.check(["none", "skip_connect"])

@@ -58,8 +58,12 @@ def check_flags(config: Any, facts: dict[str, Any]) -> None:
     for name, value in {"init_channels": facts["C"], "layers": facts["layers"]}.items():
         if getattr(config, name) not in (None, value):
             raise ValueError(f"--{name} {getattr(config, name)}: the network in the file has {value}")
-    if config.arch is not None and genotypes.lookup(config.arch) != genotypes.from_dict(facts["genotype"]):
-        raise ValueError(f"--arch {config.arch}: the network in the file has another cell")
+    if config.arch is None:
+        return
+    given, stored = genotypes.lookup(config.arch), genotypes.from_dict(facts["genotype"])
+    if given != stored:
+        differ = genotypes.difference(given, stored)
+        raise ValueError(f"--arch {config.arch}: the network in the file has another cell ({differ})")
 
 
 @contextlib.contextmanager

@@ -29,6 +29,10 @@ def draw_network(
     `images` says what they are: in_channels, image_size.
     """
     genotype = genotypes.lookup(config.arch)
+    try:
+        kind.check_genotype(genotype)
+    except ValueError as error:
+        raise ValueError(f"--arch {config.arch}: {error}") from None
     with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
         torch.manual_seed(derive_seed(config.seed, "weights"))
         network = kind(config.init_channels, num_classes, config.layers, config.auxiliary, genotype, **images)
@@ -65,7 +69,7 @@ def facts_of_file(state: Mapping[str, Any], kind: type[Network], config: Evaluat
     """What a checkpoint that describes itself says of its network; ValueError where flags contradict it."""
     facts = dict(state["network"])
     if facts["class"] != kind.__name__:
-        other = "test.py" if facts["class"] == "NetworkCIFAR" else "test_imagenet.py"
+        other = "test_imagenet.py" if facts["class"] == "NetworkImageNet" else "test.py"
         raise ValueError(f"--model_path {config.model_path}: holds a {facts['class']}; use {other}")
     card.check_flags(config, facts)
     return facts | {"genotype": genotypes.from_dict(facts["genotype"])}
