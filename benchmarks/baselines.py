@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import numpy as np
 from searches import random_cells
 
-from encoding import CellSpace
-from genotypes import Genotype
+from genotypes import AnyGenotype
 from search.estimates import Alone
 from search.run import SearchRun
+from spaces import Space
 from utils import derive_seed
 
 BEGIN = 10  # random cells, of which local search starts from the best
@@ -34,16 +34,16 @@ def lone(run: SearchRun) -> Alone:
     return run.estimate
 
 
-def local(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+def local(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """Local search from the best of `BEGIN` random cells: the first neighbour that is better, in random
     order; where none is, the best of as many further random cells."""
     estimate, config = lone(run), run.config
-    space = CellSpace(distinct_inputs=config.distinct_inputs)
+    space = Space.of(config).encoding()
     rng = np.random.default_rng(derive_seed(config.seed, "local") % 2**32)
-    losses: dict[Genotype, float] = {}
+    losses: dict[AnyGenotype, float] = {}
     count = budget // config.candidate_epochs
 
-    def loss(cell: Genotype) -> float:
+    def loss(cell: AnyGenotype) -> float:
         if cell not in losses:
             losses[cell] = estimate.losses([cell])[0].mean().item()
             run.save()
@@ -64,7 +64,7 @@ def local(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
     return sorted(losses, key=loss)[: config.finalists], len(losses) * config.candidate_epochs
 
 
-def halving(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+def halving(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """Successive halving of random cells (Karnin et al. 2013; Jamieson and Talwalkar, arXiv 1502.07943).
 
     The rungs train for half the run's epochs of a candidate, for them, and for twice as many. A cell that
@@ -86,13 +86,13 @@ def halving(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
     return staying[: config.finalists], spent
 
 
-def finalists_only(run: SearchRun, budget: int) -> tuple[list[Genotype], int]:
+def finalists_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """Random cells that train as finalists do: the epochs of the search train more of them."""
     count = run.config.finalists + budget // run.config.final_epochs
     return random_cells(run.config, count, run.config.seed, "alone"), 0
 
 
-BASELINES: dict[str, Callable[[SearchRun, int], tuple[list[Genotype], int]]] = {
+BASELINES: dict[str, Callable[[SearchRun, int], tuple[list[AnyGenotype], int]]] = {
     "local": local,
     "halving": halving,
     "finalists_only": finalists_only,
