@@ -19,6 +19,7 @@ import train
 import train_search
 import visualize
 from cells import to_arch_string
+from common import checkpoint
 from genotypes import CompleteCell, edges_of
 from model_search import FullSize
 
@@ -109,6 +110,25 @@ def test_a_run_of_another_space_is_not_gone_on_with(
     code, _, err = program.run("--resume", graph_run, *flags.split())
     assert code == 2
     assert words in one_line(err)
+
+
+def test_a_run_from_before_there_were_spaces_goes_on_in_that_of_darts(
+    finished_run: Path, program: Program
+) -> None:
+    """Its settings name no space, and the published full size, which is now what no number means."""
+    folder = program.folder / "before"
+    assert program.start(*TINY, "--save", folder, die_at_checkpoint=3).wait()[0] == -9
+    state = checkpoint.load(folder / "checkpoint.pt", "search")
+    settings = json.loads((folder / "config.json").read_text())
+    for old in (state["settings"], settings):
+        for name in ("space", "operations", "nodes", "cells"):
+            del old[name]
+        old |= {"full_channels": 36, "full_layers": 20}
+    checkpoint.save(folder / "checkpoint.pt", state)
+    (folder / "config.json").write_text(json.dumps(settings))
+    code, _, err = program.run("--resume", folder)
+    assert code == 0, err
+    assert results(folder) == results(finished_run)
 
 
 def test_a_checkpoint_of_another_space_says_how_it_differs(
