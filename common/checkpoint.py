@@ -25,7 +25,7 @@ PREVIOUS = ".previous"
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
 # What reading bytes that are no checkpoint raises, depending on the bytes.
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, LookupError, ValueError, TypeError)
-UNREADABLE += (AttributeError, AssertionError, ArithmeticError)
+UNREADABLE += (AttributeError, AssertionError, ArithmeticError, MemoryError)
 UNREADABLE += (struct.error, zipfile.BadZipFile)
 
 
@@ -74,7 +74,7 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         raise ValueError(
             f"{path}: refused: no checkpoint, or more than tensors and plain types, which could run code"
         ) from None
-    except (*UNREADABLE, MemoryError) as error:
+    except UNREADABLE as error:
         if lacks_memory(error):  # which says nothing of the file
             raise MemoryError(f"{path} could not be read") from None
         raise ValueError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from None
