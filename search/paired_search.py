@@ -268,7 +268,7 @@ class PairedSearch:
     def _learn_failure(self, comparison: Comparison, outcome: Outcome) -> None:
         """One loss is no number: to the predictor it lost by as much as any so far, give or take half."""
         level = outcome.loss_a if math.isfinite(outcome.loss_a) else outcome.loss_b
-        worst = float(np.abs(self.predictor.differences).max(initial=0.0))
+        worst = float(np.abs(self.predictor.known.differences).max(initial=0.0))
         if self.settings.guided and math.isfinite(level) and worst > 0 and comparison.a != comparison.b:
             difference = -worst if math.isfinite(outcome.loss_a) else worst
             self.predictor.add(comparison.a, comparison.b, difference, 0.5 * worst, level)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from encoding import ChoiceSpace, Integers, Reals
-from pair_predictor import Posterior
+from predictor.posterior import Posterior
 
 PARENTS = 10  # the best known architectures, whose children are proposed
 STARTS = 3  # proposals from which the steps uphill begin
