@@ -160,9 +160,11 @@ class PairPredictor:
 
     def rank(self, architectures: Sequence[Architecture]) -> list[int]:
         """Indices of the architectures, best expected quality first; ties keep their order."""
-        if not architectures:
-            return []
-        return np.argsort(-self.quality(architectures), kind="stable").tolist()
+        return self.rank_rows(self.rows(architectures)) if architectures else []
+
+    def rank_rows(self, rows: Integers) -> list[int]:
+        """`rank` of canonical choices, (n, positions)."""
+        return np.argsort(-self.posterior().mean(rows), kind="stable").tolist()
 
     def state_dict(self) -> dict[str, Any]:
         """All comparisons and the hyperparameters, as plain types and copies of arrays."""

@@ -142,7 +142,8 @@ class Posterior:
         With `ages` (n, 2), of the weights of both: of what the loss shows of it, minus the age's effect.
         """
         reference = np.atleast_2d(reference)
-        here, there = self.kernel.project(rows, self.logs), self.kernel.project(reference, self.logs)
+        straight, mixed = self.kernel.project(np.concatenate([rows, reference]), self.logs)
+        here, there = ((straight[part], mixed[part]) for part in (slice(len(rows)), slice(len(rows), None)))
         older = np.zeros(len(rows)) if ages is None else ages[:, 0] - ages[:, 1]
         difference = self._across(rows, here) - self._across(reference, there)
         across = np.concatenate([self.others["age"] * older[None], difference])

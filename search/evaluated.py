@@ -21,10 +21,16 @@ class Evaluated:
     def __init__(self, space: ChoiceSpace, predictor: PairPredictor | None) -> None:
         self.space, self.predictor = space, predictor
         self.losses: dict[tuple[int, ...], float] = {}  # by choices
+        self.exact: set[tuple[int, ...]] = set()  # the choices of those whose loss would be the same again
 
-    def add(self, architecture: Architecture, loss: float) -> None:
+    def add(self, architecture: Architecture, loss: float, exact: bool = True) -> None:
         """Remember a loss; one that is no finite number is never ranked."""
-        self.losses[self._key(architecture)] = loss
+        key = self._key(architecture)
+        self.losses[key] = loss
+        (self.exact.add if exact else self.exact.discard)(key)
+
+    def __contains__(self, architecture: Architecture) -> bool:
+        return self._key(architecture) in self.losses
 
     def _key(self, architecture: Architecture) -> tuple[int, ...]:
         return tuple(self.space.choices(architecture).tolist())
@@ -33,18 +39,28 @@ class Evaluated:
         """The choices of everything trained, (n, positions), in the order of the first training."""
         return np.array(list(self.losses), dtype=np.int64).reshape(-1, self.space.positions)
 
+    def _by_loss(self) -> list[tuple[int, ...]]:
+        finite = {row: loss for row, loss in self.losses.items() if math.isfinite(loss)}
+        return sorted(finite, key=finite.__getitem__)
+
     def by_loss(self) -> list[Architecture]:
         """Everything with a finite loss, the lowest first."""
-        finite = {row: loss for row, loss in self.losses.items() if math.isfinite(loss)}
-        return [self.space.architecture(np.array(row)) for row in sorted(finite, key=finite.__getitem__)]
+        return [self.space.architecture(np.array(row)) for row in self._by_loss()]
+
+    def _ranking(self, untrained: Iterable[Architecture] = ()) -> list[tuple[int, ...]]:
+        found = self._by_loss()
+        if self.predictor is None or not len(self.predictor):
+            return found
+        found += [row for row in dict.fromkeys(map(self._key, untrained)) if row not in self.losses]
+        return [found[index] for index in self.predictor.rank_rows(np.array(found))] if found else []
 
     def ranking(self, untrained: Iterable[Architecture] = ()) -> list[Architecture]:
         """Everything with a finite loss, best first; where the predictor ranks, the `untrained` ones too."""
-        found = self.by_loss()
-        if self.predictor is None or not len(self.predictor):
-            return found
-        found += [one for one in dict.fromkeys(untrained) if self._key(one) not in self.losses]
-        return [found[index] for index in self.predictor.rank(found)]
+        return [self.space.architecture(np.array(row)) for row in self._ranking(untrained)]
+
+    def best(self) -> Architecture | None:
+        """The first of the ranking; None before the first finite loss."""
+        return next((self.space.architecture(np.array(row)) for row in self._ranking()), None)
 
     def finalists(self, count: int, untrained: Iterable[Architecture] = ()) -> list[Architecture]:
         """The first `count` of the ranking, and the one of lowest loss, where it is not among them."""
@@ -53,10 +69,15 @@ class Evaluated:
 
     def state_dict(self) -> dict[str, Any]:
         """Architectures and losses as arrays."""
-        return {"evaluated": self.rows(), "losses": np.array(list(self.losses.values()), dtype=np.float64)}
+        exact = np.array([row in self.exact for row in self.losses], dtype=bool)
+        losses = np.array(list(self.losses.values()), dtype=np.float64)
+        return {"evaluated": self.rows(), "losses": losses, "exact": exact}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; arrays may be lists now."""
+        """Continue from `state_dict()`; arrays may be lists now. Earlier versions took all losses for exact."""
         rows = np.array(state["evaluated"], dtype=np.int64).reshape(-1, self.space.positions)
-        losses = np.array(state["losses"], dtype=np.float64)
-        self.losses = {tuple(row): float(loss) for row, loss in zip(rows.tolist(), losses, strict=True)}
+        losses = np.array(state["losses"], dtype=np.float64).tolist()
+        exact = np.array(state.get("exact", [True] * len(rows)), dtype=bool).tolist()
+        keys = [tuple(row) for row in rows.tolist()]
+        self.losses = dict(zip(keys, losses, strict=True))
+        self.exact = {key for key, same in zip(keys, exact, strict=True) if same}

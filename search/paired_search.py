@@ -19,6 +19,7 @@ from pair_predictor import PairPredictor
 from search.evaluated import Evaluated
 from search.screening import promising
 from search.slow_fast import SlowFast, generator
+from search.trust import Trust
 
 STRATEGIES = ("slow_fast", "random")
 SCREEN, AUDIT, FRESH = range(100, 103)  # what a random number is for; SlowFast has the small ones
@@ -34,8 +35,9 @@ class Settings:
     jobs, each with a switch: `rank` (finalists), `screen` (a slow learner picks among `proposals` moves and
     as many children of the best), `decide` (pairs it is sure of, at least `confidence`, are not trained; a
     share `audit_share` of them is all the same). With all off this is the published search. `levels` lets the
-    predictor compare losses of different pairs where they hold. `strategy="random"` meets fresh random
-    architectures in the same number of pairs, without screen, decide and levels.
+    predictor compare losses of different pairs. `again` lets screening choose what was trained before, where
+    the predictor still doubts it: not for losses that would be the same again. `strategy="random"` meets fresh
+    random architectures in the same number of pairs, without screen, decide and levels.
     """
 
     pop_size: int = 20
@@ -50,6 +52,7 @@ class Settings:
     proposals: int = 16
     confidence: float = 0.97
     levels: bool = True
+    again: bool = True
 
     def __post_init__(self) -> None:
         half = self.pop_size // 2
@@ -77,7 +80,8 @@ class Settings:
 @dataclass(frozen=True)
 class Comparison:
     """Two architectures that meet. `decided_by` is "training", "audit" (the predictor was sure; they train
-    all the same) or "predictor" (they need not train). `probability` is P(a beats b) before the outcome.
+    all the same) or "predictor" (they need not train). `probability` is P(a beats b) before the outcome;
+    `ages` say how long the weights of both had trained.
     """
 
     generation: int
@@ -86,6 +90,7 @@ class Comparison:
     b: Architecture
     decided_by: str
     probability: float | None
+    ages: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,9 @@ class PairedSearch:
     """Slow-fast learning with a paired predictor; NumPy only, resumable at every group of pairs.
 
     `accept` rejects architectures before they cost anything. Two equal architectures are a tie that `decide`
-    settles without training; the first counts as fast.
+    settles without training; the first counts as fast. `age` says how long the weights that an architecture
+    would start from have trained: what a loss owes to that is no quality. The predictor screens and decides
+    only while its probabilities beat a coin; see `Trust`.
     """
 
     def __init__(
@@ -116,11 +123,15 @@ class PairedSearch:
         space: ChoiceSpace,
         settings: Settings | None = None,
         accept: Callable[[Architecture], bool] | None = None,
+        age: Callable[[Architecture], float] | None = None,
+        extra: Callable[[Integers], np.ndarray] | None = None,
     ) -> None:
         settings = settings or Settings()
-        self.space, self.settings, self.accept = space, settings, accept
+        self.space, self.settings, self.accept, self.age = space, settings, accept, age
         self.population = SlowFast(space=space, pop_size=settings.pop_size, seed=settings.seed)
-        self.predictor = PairPredictor(space=space, levels=settings.levels and not settings.random)
+        levels = settings.levels and not settings.random
+        self.predictor = PairPredictor(space=space, levels=levels, extra=extra)
+        self.trust = Trust()
         self.evaluated = Evaluated(space, self.predictor if settings.rank else None)
         self.generation, self.pair = 0, 0  # of the next group's first pair
         self.group: list[Comparison] = []  # asked, not yet told, in pair order
@@ -152,9 +163,11 @@ class PairedSearch:
     def _compare(self, pair: int, members: tuple[int, int], decidable: bool) -> Comparison:
         a, b = (self.space.decode(self.population.positions[member]) for member in members)
         settings = self.settings
-        known = settings.guided and len(self.predictor)
-        probability = self.predictor.probability(a, b) if known else None
-        sure = probability is not None and max(probability, 1 - probability) >= settings.confidence
+        ages = (0.0, 0.0) if self.age is None else (float(self.age(a)), float(self.age(b)))
+        probability, sure = None, False
+        if settings.guided and len(self.predictor):
+            probability = self.predictor.probability(a, b)
+            sure = max(probability, 1 - probability) >= settings.confidence and self.trust.given
         decided_by = "training"
         if settings.decide and not settings.random:
             if a == b:
@@ -162,7 +175,9 @@ class PairedSearch:
             elif decidable and sure:
                 drawn = generator(settings.seed, AUDIT, self.generation, pair).random()
                 decided_by = "audit" if drawn < settings.audit_share else "predictor"
-        return Comparison(self.generation, pair, a, b, decided_by, probability)
+        if probability is not None and decided_by != "predictor":  # of the outcome, to which ages belong
+            probability = self.predictor.probability(a, b, ages)
+        return Comparison(self.generation, pair, a, b, decided_by, probability, ages)
 
     def _settle(self, member: int, taken: list[Integers]) -> bool:
         """Choose, now that it is needed, where a moved or new member stands; whether it was screened."""
@@ -170,7 +185,8 @@ class PairedSearch:
         if self.settings.random:
             population.place(member, self._first_accepted(self._fresh(member)))
             return False
-        if self.settings.screen and (new or population.moved(member)) and len(self.predictor) >= KNOWN:
+        movable = new or population.moved(member)
+        if self.settings.screen and movable and len(self.predictor) >= KNOWN and self.trust.given:
             chosen = self._screen(member, taken)
             if chosen is not None:
                 population.place(member, chosen)
@@ -180,9 +196,11 @@ class PairedSearch:
         return False
 
     def _screen(self, member: int, taken: list[Integers]) -> Reals | None:
-        """The acceptable vector of highest expected improvement that is neither trained nor taken."""
+        """The acceptable vector of highest expected improvement that no other member holds."""
         moves = self._moves(member)
-        banned = {*self.evaluated.losses, *(tuple(row.tolist()) for row in taken)}
+        others = (self.space.read(place) for place in np.delete(self.population.positions, member, axis=0))
+        held = {tuple(row.tolist()) for row in (*others, *taken)}
+        banned = held | (self.evaluated.exact if self.settings.again else self.evaluated.losses.keys())
         rng = generator(self.settings.seed, SCREEN, self.generation, member)
         posterior = self.predictor.posterior()
         for row in promising(self.space, posterior, moves, self.evaluated.rows(), banned, rng):
@@ -252,8 +270,9 @@ class PairedSearch:
 
     def _learn(self, comparison: Comparison, outcome: Outcome) -> tuple[float, float]:
         """Remember both losses; the winner is the sign of the paired difference, not of two loose means."""
-        self.evaluated.add(comparison.a, outcome.loss_a)
-        self.evaluated.add(comparison.b, outcome.loss_b)
+        exact = not outcome.standard_error > 0  # that of a loss which is no number is none either
+        self.evaluated.add(comparison.a, outcome.loss_a, exact)
+        self.evaluated.add(comparison.b, outcome.loss_b, exact)
         if not (math.isfinite(outcome.loss_a) and math.isfinite(outcome.loss_b)):
             self._learn_failure(comparison, outcome)
             return outcome.loss_a, outcome.loss_b
@@ -262,7 +281,9 @@ class PairedSearch:
         if self.settings.guided and comparison.a != comparison.b:
             level = min(outcome.loss_a, outcome.loss_b)
             numbers = (outcome.difference, outcome.standard_error, level)
-            self.predictor.add(comparison.a, comparison.b, *numbers)
+            self.predictor.add(comparison.a, comparison.b, *numbers, comparison.ages)
+            if comparison.probability is not None and outcome.difference != 0:
+                self.trust.add(comparison.probability, outcome.difference < 0)
         return outcome.difference, 0.0
 
     def _learn_failure(self, comparison: Comparison, outcome: Outcome) -> None:
@@ -271,7 +292,7 @@ class PairedSearch:
         worst = float(np.abs(self.predictor.known.differences).max(initial=0.0))
         if self.settings.guided and math.isfinite(level) and worst > 0 and comparison.a != comparison.b:
             difference = -worst if math.isfinite(outcome.loss_a) else worst
-            self.predictor.add(comparison.a, comparison.b, difference, 0.5 * worst, level)
+            self.predictor.add(comparison.a, comparison.b, difference, 0.5 * worst, level, comparison.ages)
 
     # ---- results
 
@@ -281,7 +302,7 @@ class PairedSearch:
 
     def best(self) -> Architecture | None:
         """The best of what was trained so far; None before the first finite loss."""
-        return next(iter(self.evaluated.ranking()), None)
+        return self.evaluated.best()
 
     def finalists(self, count: int) -> list[Architecture]:
         """The `count` best of everything trained and of the last population, and the lowest trained loss.
@@ -305,6 +326,7 @@ class PairedSearch:
             "pair": self.pair,
             "population": self.population.state_dict(),
             "predictor": self.predictor.state_dict(),
+            "trust": self.trust.state_dict(),
             **self.evaluated.state_dict(),
         }
 
@@ -312,6 +334,8 @@ class PairedSearch:
         """Continue from `state_dict()`; the search goes on exactly as it would have."""
         self.population.load_state_dict(state["population"])
         self.predictor.load_state_dict(state["predictor"])
+        if "trust" in state:  # searches of earlier versions have none
+            self.trust.load_state_dict(state["trust"])
         self.evaluated.load_state_dict(state)
         self.generation, self.pair = int(state["generation"]), int(state["pair"])
         self.group = []

@@ -78,18 +78,21 @@ class Record:
         """A row of generations.csv, with the operations that the population now has; returns it."""
         generation = search.generation - 1
         entries = [entry for entry in self.history if entry["generation"] == generation]
-        self.generations.append(
-            {
-                "generation": generation,
-                "diversity": search.population.diversity(),
-                **statistics(entries),
-                "learning_rate": learning_rate,
-                "drop_path_prob": drop_path_prob,
-                **operation_counts(search.architectures(), search.space.operations, search.space.cells),
-                "seconds": round(sum(entry["seconds"] for entry in entries), 3),
-            }
-        )
-        return self.generations[-1]
+        row = {
+            "generation": generation,
+            "diversity": search.population.diversity(),
+            **statistics(entries),
+            "trusted": int(search.trust.given),
+            "learning_rate": learning_rate,
+            "drop_path_prob": drop_path_prob,
+            **operation_counts(search.architectures(), search.space.operations, search.space.cells),
+            "seconds": round(sum(entry["seconds"] for entry in entries), 3),
+        }
+        for earlier in self.generations:  # of a search that an earlier version began
+            for name in row:
+                earlier.setdefault(name, "")
+        self.generations.append(row)
+        return row
 
     def origin(self, cell: str) -> str:
         """Where a finalist (as JSON) comes from: "trained", or the "last population", not yet trained."""
@@ -111,17 +114,24 @@ def losses(history: Sequence[Row]) -> list[float]:
 def statistics(history: Sequence[Row]) -> Row:
     """What some rows of history.csv have in common; empty where there is nothing to average.
 
-    "trained" counts candidates; "audit_accuracy" is how often the predictor, sure of a pair, was right.
+    "trained" counts candidates; "audit_accuracy" is how often the predictor, sure of a pair, was right;
+    "log_loss" is that of its probabilities, each given before its pair trained (a coin has 0.693).
     """
     finite = [loss for loss in losses(history) if math.isfinite(loss)]
     audits = [row for row in history if row["decided_by"] == "audit"]
     rights = [(row["probability"] >= 0.5) == (row["winner"] == "a") for row in audits]
+    surprises = [
+        -math.log(max(row["probability"] if row["winner"] == "a" else 1 - row["probability"], 1e-12))
+        for row in history
+        if row["probability"] != "" and row["winner"] and row["decided_by"] != "predictor"
+    ]
     return {
         "trained": sum(row["trained"] for row in history),
         "comparisons": len(history),
         "predicted_share": 1 - sum(row["decided_by"] != "predictor" for row in history) / len(history),
         "audits": len(rights),
         "audit_accuracy": float(np.mean(rights)) if rights else "",
+        "log_loss": float(np.mean(surprises)) if surprises else "",
         "mean_loss": float(np.mean(finite)) if finite else "",
         "best_loss": min(finite, default=""),
     }
@@ -135,4 +145,6 @@ def in_one_line(row: Row, generations: int) -> str:
     text += f"diversity {row['diversity']:.2f}, {row['predicted_share']:.0%} decided by the predictor"
     if row["audits"]:
         text += f" (right in {row['audit_accuracy']:.0%} of {row['audits']} audits)"
+    if row["log_loss"] != "":
+        text += f", its log loss {row['log_loss']:.2f}" + ("" if row["trusted"] else ": not trusted")
     return f"{text}, {row['seconds']:.0f} s"

@@ -37,11 +37,11 @@ def promising(
 
     def score(rows: Integers) -> list[tuple[int, ...]]:
         """Score those of the rows that are not banned, and return them."""
-        values = posterior.improvement(rows, best[0])
-        found = [(tuple(row), value) for row, value in zip(rows.tolist(), values.tolist(), strict=True)]
-        allowed = {row: value for row, value in found if row not in banned}
-        scores.update(allowed)
-        return list(allowed)
+        allowed = [row for row in map(tuple, rows.tolist()) if row not in banned]
+        new = [row for row in dict.fromkeys(allowed) if row not in scores]
+        if new:
+            scores.update(zip(new, posterior.improvement(np.array(new), best[0]).tolist(), strict=True))
+        return allowed
 
     score(np.array(proposals))
     for here in sorted(scores, key=scores.__getitem__, reverse=True)[:STARTS]:

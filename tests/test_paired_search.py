@@ -225,6 +225,64 @@ def test_what_accept_rejects_is_never_asked_for(switches):
     assert all(arch[0] != 0 and arch[1] < 3 for arch in search.finalists(20))
 
 
+def test_a_predictor_that_a_coin_beats_neither_screens_nor_decides():
+    """Losses that say nothing of the cells: sure predictions fail, and the search becomes the published one."""
+    settings = {"pop_size": 10, "generations": 12, "seed": 0, "confidence": 0.6, "audit_share": 0.0}
+    search = make(**settings)
+    search.trust.gains = np.full(30, -1.0)
+    published = make(**settings, **OFF)
+    for _ in range(KNOWN + 2):
+        (comparison,), (expected,) = search.ask(), published.ask()
+        assert (comparison.a, comparison.b) == (expected.a, expected.b)
+        search.tell(comparison, outcome(comparison)), published.tell(expected, outcome(expected))
+        search.trust.gains = np.full(30, -1.0)
+
+    rng = np.random.default_rng(0)
+
+    def judge(comparison):
+        if comparison.decided_by == "predictor":
+            return None
+        wrong = (comparison.probability or 0.5) > 0.5
+        a, b = (1.0, 0.0) if wrong else (0.0, 1.0)
+        return Outcome(a, b, a - b + 0.1 * rng.normal(), 0.1)
+
+    search = make(**settings)
+    asked = []
+    while group := search.ask():
+        asked.append((search.trust.given, group[0]))
+        search.tell(group[0], judge(group[0]))
+    assert all(c.decided_by == "training" or c.a == c.b for given, c in asked if not given)
+    assert sum(not given for given, _ in asked) > 10
+
+
+def test_one_unlucky_loss_does_not_ban_a_cell_unless_it_would_be_the_same_again():
+    def trainings(again, error):
+        rng = np.random.default_rng(3)
+        search, count = make(pop_size=10, generations=12, seed=0, again=again), {}
+        while group := search.ask():
+            (comparison,) = group
+            if comparison.decided_by == "predictor":
+                search.tell(comparison, None)
+                continue
+            members = search.population.ask()[comparison.pair]
+            for member, cell in zip(members, (comparison.a, comparison.b), strict=True):
+                if search.population.moved(member):
+                    count[cell] = count.get(cell, 0) + (cell in search.evaluated)
+            a, b = (loss(cell) + error * rng.normal() for cell in (comparison.a, comparison.b))
+            search.tell(comparison, Outcome(a, b, a - b, error))
+        return sum(count.values())
+
+    assert trainings(True, 1.0) > 0
+    assert trainings(False, 1.0) == trainings(True, 0.0) == 0
+
+
+def test_ages_of_weights_are_asked_for_and_told_to_the_predictor():
+    search = PairedSearch(space=SPACE, settings=Settings(pop_size=6, generations=3), age=lambda one: one[0] / 5)
+    for comparison, _ in play(search):
+        assert comparison.ages == (comparison.a[0] / 5, comparison.b[0] / 5)
+    assert search.predictor.known.ages.any()
+
+
 def test_when_nothing_is_acceptable_one_error_says_so():
     search = make(pop_size=4, accept=lambda _: False)
     with pytest.raises(ValueError, match=r"--max_parameters"):

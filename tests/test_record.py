@@ -54,6 +54,7 @@ def test_a_generation_is_summed_up_from_its_comparisons() -> None:
         assert row["mean_loss"] == pytest.approx((2 + 2 * (1 + generation) + 2 * 3) / 5)
         assert row["seconds"] == 1.5
         assert 0 < row["diversity"] <= 1
+        assert (row["log_loss"], row["trusted"]) == ("", 1)
         assert sum(row[f"normal_{name}"] for name in PRIMITIVES) == 6 * 8
     assert record.generations[1] is row
 
@@ -69,6 +70,16 @@ def test_audits_count_as_right_where_the_expected_one_won_or_the_other_diverged(
     assert (row["audits"], row["audit_accuracy"]) == (3, pytest.approx(2 / 3))
     assert (row["comparisons"], row["trained"], row["predicted_share"]) == (4, 6, 0.25)
     assert statistics(record.history[2:3])["mean_loss"] == ""
+
+
+def test_the_log_loss_is_that_of_probabilities_which_an_outcome_tested() -> None:
+    record = Record()
+    told = Outcome(1.0, 2.0, -1.0, 0.1)
+    record.add(comparison(0, "training", 0.8), told, "a", 2, 0.0)
+    record.add(comparison(1, "audit", 0.9), told, "b", 2, 0.0)
+    record.add(comparison(2, "predictor", 0.99), None, "a", 0, 0.0)
+    record.add(comparison(3, "training", None), told, "a", 2, 0.0)
+    assert statistics(record.history)["log_loss"] == pytest.approx(-(math.log(0.8) + math.log(0.1)) / 2)
 
 
 def test_the_best_loss_before_any_is_infinite() -> None:
