@@ -1,4 +1,4 @@
-"""Ways to search a table, each with the same budget of distinct architectures; used by search_on_table.py."""
+"""Ways to search a table, each with the same number of trainings; used by search_on_table.py."""
 
 import math
 from collections import deque
@@ -9,21 +9,26 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import ndtr
-from tables import Problem
+from looks import Looks
 
-from encoding import Architecture, Integers
+from encoding import Architecture, ChoiceSpace, Integers
+from pair_predictor import PairPredictor
+from search.evaluated import Evaluated
 from search.paired_search import Outcome, PairedSearch, Settings
+from search.screening import promising
 
-POPULATION, TOURNAMENT = 20, 5  # of regularised evolution
-INITIAL = 10  # random architectures before the Gaussian process
-PATIENCE = 50  # comparisons (or tries) per evaluation before a strategy counts as stuck
+POPULATION, TOURNAMENT = 10, 10  # of regularised evolution
+INITIAL = 10  # random architectures before the Gaussian processes
+STARTING = 20  # random architectures of which local search takes the best
+PROPOSALS = 16  # fresh architectures from which `unpaired` starts, as `ours` does
+PATIENCE = 50  # comparisons (or tries) per training before a strategy counts as stuck
 
 
 class Evaluations:
-    """Counts distinct architectures and keeps the best observed after each; equal ones cost nothing again."""
+    """Trains one architecture at a time, remembers its loss, and the best after each training."""
 
-    def __init__(self, problem: Problem, budget: int) -> None:
-        self.problem, self.budget = problem, budget
+    def __init__(self, looks: Looks, budget: int) -> None:
+        self.looks, self.problem, self.budget = looks, looks.problem, budget
         self.losses: dict[Architecture, float] = {}
         self.incumbents: list[Architecture] = []
 
@@ -33,9 +38,10 @@ class Evaluations:
         return len(self.incumbents) >= self.budget
 
     def loss(self, architecture: Architecture) -> float:
-        """The observed loss; evaluates the architecture if it is new."""
+        """The observed loss; trains the architecture if it is new."""
         if architecture not in self.losses:
-            self.losses[architecture] = value = self.problem.loss(architecture)
+            (value,), _ = self.looks.together(architecture)
+            self.losses[architecture] = value
             best = self.incumbents[-1] if self.incumbents else architecture
             self.incumbents.append(architecture if value < self.losses[best] else best)
         return self.losses[architecture]
@@ -60,96 +66,141 @@ class Evaluations:
         return self.loss(self.problem.space.architecture(row))
 
 
-def paired(problem: Problem, budget: int, seed: int, **settings: Any) -> list[Architecture]:
+def paired(
+    looks: Looks, budget: int, seed: int, tell_age: bool = True, **settings: Any
+) -> list[Architecture]:
     """The search of train_search.py with its defaults apart from `settings`, until the budget is spent."""
     search = PairedSearch(
-        space=problem.space,
+        space=looks.problem.space,
         settings=Settings(seed=seed, generations=10**9, **settings),
-        accept=problem.accept,
+        accept=looks.problem.accept,
+        age=looks.age if looks.ages and tell_age else None,
     )
-    evaluations = Evaluations(problem, budget)
     chosen: list[Architecture] = []
     for _ in range(PATIENCE * budget):
         for comparison in search.ask():
             outcome = None
             if comparison.decided_by != "predictor":
-                before, best = len(evaluations.losses), search.best()
-                a, b = evaluations.loss(comparison.a), evaluations.loss(comparison.b)
-                if len(evaluations.losses) - before == 2:  # after the first one, it is not told yet
+                before, best = looks.trainings, search.best()
+                (a, b), error = looks.together(comparison.a, comparison.b)
+                if looks.trainings - before == 2:  # after the first one, it is not told yet
                     chosen.append(best or comparison.a)
-                outcome = Outcome.exact(a, b)
+                outcome = Outcome(a, b, a - b, math.sqrt(2) * error)
             search.tell(comparison, outcome)
-            if len(chosen) < len(evaluations.losses):
+            if len(chosen) < looks.trainings:
                 chosen.append(search.best() or comparison.a)
         if len(chosen) >= budget:
             break
     return chosen
 
 
-def ours(problem: Problem, budget: int, seed: int) -> list[Architecture]:
+def unpaired(looks: Looks, budget: int, seed: int, tell_age: bool = True) -> list[Architecture]:
+    """Bayesian optimisation with the predictor of `ours`, its features, drift and age, but no pairs.
+
+    One architecture is trained at a time; the next one has the highest expected improvement.
+    """
+    rng, evaluations = np.random.default_rng(seed), Evaluations(looks, budget)
+    space, returned = looks.problem.space, []
+    predictor = PairPredictor(space=space)
+    trained = Evaluated(space, predictor)
+    for _ in range(PATIENCE * budget):
+        if len(returned) >= budget:
+            break
+        row = evaluations.sample(rng)
+        if len(trained.losses) >= INITIAL:
+            fresh = np.stack([space.sample(rng) for _ in range(PROPOSALS)])
+            known = trained.rows()
+            banned = set(trained.losses)
+            ranked = promising(space, predictor.posterior(), fresh, known, banned, rng)
+            row = next((one for one in ranked if looks.problem.holds(space.architecture(one))), row)
+        architecture = space.architecture(row)
+        if architecture in trained:
+            continue
+        age = looks.age(architecture) if tell_age else 0.0
+        (loss,), error = looks.together(architecture)
+        predictor.add(architecture, architecture, 0.0, error, loss, (age, age))
+        trained.add(architecture, loss)
+        returned.append(trained.best() or architecture)
+    return returned
+
+
+def ours(looks: Looks, budget: int, seed: int) -> list[Architecture]:
     """Slow-fast learning with the paired predictor."""
-    return paired(problem, budget, seed)
+    return paired(looks, budget, seed)
 
 
-def slow_fast(problem: Problem, budget: int, seed: int) -> list[Architecture]:
+def slow_fast(looks: Looks, budget: int, seed: int) -> list[Architecture]:
     """Slow-fast learning as published, population 20."""
-    return paired(problem, budget, seed, rank=False, screen=False, decide=False)
+    return paired(looks, budget, seed, rank=False, screen=False, decide=False)
 
 
-def random(problem: Problem, budget: int, seed: int) -> list[Architecture]:
+def random(looks: Looks, budget: int, seed: int) -> list[Architecture]:
     """Random search."""
-    rng, evaluations = np.random.default_rng(seed), Evaluations(problem, budget)
+    rng, evaluations = np.random.default_rng(seed), Evaluations(looks, budget)
     while not evaluations.spent:
         evaluations.row_loss(evaluations.sample(rng))
     return evaluations.incumbents
 
 
-def evolution(problem: Problem, budget: int, seed: int) -> list[Architecture]:
-    """Regularised evolution (Real et al. 2019): the oldest dies, a mutated winner of a tournament is born."""
-    rng, evaluations = np.random.default_rng(seed), Evaluations(problem, budget)
+def evolution(looks: Looks, budget: int, seed: int) -> list[Architecture]:
+    """Regularised evolution (Real et al. 2019): the oldest dies, a mutated winner of a tournament is born.
+
+    Where the population has nothing new to offer any more, a random architecture joins it.
+    """
+    rng, evaluations = np.random.default_rng(seed), Evaluations(looks, budget)
     population: deque[Integers] = deque()
+    idle = 0  # children since the last new one
     for _ in range(PATIENCE * budget):
-        if len(population) < POPULATION:
+        if len(population) < POPULATION or idle > PATIENCE:
             child = evaluations.sample(rng)
         else:
             drawn = rng.choice(len(population), size=TOURNAMENT, replace=False)
             parent = min((population[index] for index in drawn), key=evaluations.row_loss)
             child = evaluations.mutate(parent, rng)
+        if len(population) == POPULATION:
             population.popleft()
         population.append(child)
+        before = len(evaluations.losses)
         evaluations.row_loss(child)
+        idle = 0 if len(evaluations.losses) > before else idle + 1
         if evaluations.spent:
             break
     return evaluations.incumbents
 
 
-def local(problem: Problem, budget: int, seed: int) -> list[Architecture]:
-    """Local search: the first better neighbour in random order, a random restart where there is none."""
-    rng, evaluations = np.random.default_rng(seed), Evaluations(problem, budget)
+def local(looks: Looks, budget: int, seed: int) -> list[Architecture]:
+    """Local search from the best of 20 (White et al. 2021): the first better neighbour in random order.
+
+    Where there is none, it starts again from a random architecture.
+    """
+    rng, evaluations = np.random.default_rng(seed), Evaluations(looks, budget)
+    space, holds = looks.problem.space, looks.problem.holds
+    first = [evaluations.sample(rng) for _ in range(min(STARTING, budget))]
+    here = min(first, key=evaluations.row_loss)
     while not evaluations.spent:
-        here, improved = evaluations.sample(rng), True
         evaluations.row_loss(here)
+        improved = True
         while improved and not evaluations.spent:
             improved = False
-            for row in rng.permutation(problem.space.neighbours(here)):
+            for row in rng.permutation(space.neighbours(here)):
                 if evaluations.spent:
                     break
-                if problem.holds(problem.space.architecture(row)) and evaluations.row_loss(
-                    row
-                ) < evaluations.row_loss(here):
+                if holds(space.architecture(row)) and evaluations.row_loss(row) < evaluations.row_loss(here):
                     here, improved = row, True
                     break
+        here = evaluations.sample(rng)
     return evaluations.incumbents
 
 
-def gaussian_process(problem: Problem, budget: int, seed: int) -> list[Architecture]:
+def gaussian_process(looks: Looks, budget: int, seed: int) -> list[Architecture]:
     """Bayesian optimisation on absolute accuracies: kernel exp(-Hamming distance / length), expected
     improvement.
 
     Length and noise by marginal likelihood over a grid; candidates are random ones and neighbours of the
     best.
     """
-    rng, evaluations = np.random.default_rng(seed), Evaluations(problem, budget)
+    rng, evaluations = np.random.default_rng(seed), Evaluations(looks, budget)
+    space = looks.problem.space
     for _ in range(PATIENCE * budget):
         if evaluations.spent:
             break
@@ -157,25 +208,27 @@ def gaussian_process(problem: Problem, budget: int, seed: int) -> list[Architect
             evaluations.row_loss(evaluations.sample(rng))
             continue
         known = sorted(evaluations.losses, key=evaluations.losses.__getitem__)
-        best = [problem.space.choices(architecture) for architecture in known[:5]]
+        best = [space.choices(architecture) for architecture in known[:5]]
         drawn = np.stack([evaluations.sample(rng) for _ in range(200)])
-        rows = np.concatenate([drawn, *(problem.space.neighbours(row) for row in best)])
-        candidates = {problem.space.architecture(row): row for row in rows}
-        fresh = [row for a, row in candidates.items() if a not in evaluations.losses and problem.holds(a)]
+        rows = np.concatenate([drawn, *(space.neighbours(row) for row in best)])
+        candidates = {space.architecture(row): row for row in rows}
+        fresh = [
+            row for a, row in candidates.items() if a not in evaluations.losses and looks.problem.holds(a)
+        ]
         if fresh:
-            trained = np.stack([problem.space.choices(architecture) for architecture in evaluations.losses])
+            trained = np.stack([space.choices(architecture) for architecture in evaluations.losses])
             losses = np.array(list(evaluations.losses.values()))
-            scores = _improvements(problem, trained, losses, np.stack(fresh))
+            scores = _improvements(space, trained, losses, np.stack(fresh))
             evaluations.row_loss(fresh[int(np.argmax(scores))])
     return evaluations.incumbents
 
 
-def _improvements(problem: Problem, trained: Integers, losses: np.ndarray, rows: Integers) -> np.ndarray:
+def _improvements(space: ChoiceSpace, trained: Integers, losses: np.ndarray, rows: Integers) -> np.ndarray:
     """Expected improvement of each row over the lowest loss, in standard deviations of the losses."""
     spread = losses.std() or 1.0
     targets = (losses - losses.mean()) / spread
-    known, new = problem.space.features(trained), problem.space.features(rows)
-    units = len(problem.space.units)
+    known, new = space.features(trained), space.features(rows)
+    units = len(space.units)
     distance, across = 1 - known @ known.T / units, 1 - known @ new.T / units
     lowest: tuple[float, float, np.ndarray, np.ndarray] | None = None
     for length in (0.1, 0.2, 0.4, 0.8, 1.6):
@@ -195,8 +248,9 @@ def _improvements(problem: Problem, trained: Integers, losses: np.ndarray, rows:
     return gain * ndtr(z) + deviation * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
-STRATEGIES: dict[str, Callable[[Problem, int, int], list[Architecture]]] = {
-    strategy.__name__: strategy for strategy in (ours, slow_fast, random, evolution, local, gaussian_process)
+STRATEGIES: dict[str, Callable[[Looks, int, int], list[Architecture]]] = {
+    strategy.__name__: strategy
+    for strategy in (ours, unpaired, slow_fast, random, evolution, local, gaussian_process)
 }
 # `ours` with one part off, or one setting that is not the default.
 PARTS: dict[str, dict[str, Any]] = {
@@ -204,6 +258,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "ours_without_decide": {"decide": False},
     "ours_without_rank": {"rank": False},
     "ours_without_levels": {"levels": False},
+    "ours_without_age": {"tell_age": False},
     "ours_with_4_proposals": {"proposals": 4},
     "ours_with_64_proposals": {"proposals": 64},
     "ours_with_confidence_0.9": {"confidence": 0.9},
@@ -211,3 +266,4 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 COMPARED = tuple(STRATEGIES)  # by default
 STRATEGIES |= {name: partial(paired, **settings) for name, settings in PARTS.items()}
+STRATEGIES["unpaired_without_age"] = partial(unpaired, tell_age=False)

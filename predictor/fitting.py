@@ -23,10 +23,7 @@ class Fitting:
         halves = [np.diag(product) / 2 for product in products]
         self.products = np.stack(products)
         self.distances = np.stack(
-            [
-                np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0)
-                for k in kernel.interacting
-            ]
+            [np.maximum(halves[k][:, None] + halves[k][None] - products[k], 0) for k in kernel.interacting]
         )
         self.apart = np.abs(seen.times[:, None] - seen.times[None])
         self.earlier = np.minimum(seen.times[:, None], seen.times[None])

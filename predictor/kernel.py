@@ -8,7 +8,9 @@ import numpy as np
 
 from encoding import Features, Integers
 
-Projected = tuple[np.ndarray, np.ndarray]  # features of the linear part and of the interactions, (n, ...) each
+Projected = tuple[
+    np.ndarray, np.ndarray
+]  # features of the linear part and of the interactions, (n, ...) each
 
 # Logarithms behind those of the features, by name: centre and spread of their normal priors.
 OTHERS = {

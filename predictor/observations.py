@@ -90,9 +90,7 @@ class Bend:
             self.typical = float(size) or 1.0
             self.middle = float(heights.mean()) / self.typical
 
-    def __call__(
-        self, known: Comparisons, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, known: Comparisons, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bent differences, their mean heights, and the slope at each, in typical differences; (n,) each."""
         lowest = self.lowest[np.minimum(places, len(self.lowest) - 1)]
         known = known.at(places)
@@ -162,9 +160,7 @@ class Observations:
         return JITTER + own + self.variances
 
 
-def observe(
-    known: Comparisons, places: np.ndarray, bend: Bend, use_levels: bool
-) -> Observations:
+def observe(known: Comparisons, places: np.ndarray, bend: Bend, use_levels: bool) -> Observations:
     """What the comparisons at `places` say; one of equal architectures tells its level alone."""
     differences, heights, slope = bend(known, places)
     chosen = known.at(places)

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from looks import Looks, SharedWeights  # noqa: E402
 from strategies import COMPARED, STRATEGIES  # noqa: E402
 from tables import Table  # noqa: E402
 
@@ -44,19 +45,61 @@ def test_every_strategy_spends_its_budget_within_the_table(tmp_path, name, keep)
         return Table.loss(problem, architecture)
 
     problem.loss = loss
-    returned = STRATEGIES[name](problem, 25, 1)
+    returned = STRATEGIES[name](Looks(problem), 25, 1)
     distinct = list(dict.fromkeys(evaluated))
     assert len(distinct) in (25, 26)  # a pair may go one over
     assert len(returned) == len(distinct)
     assert all(chosen in distinct[: k + 1] for k, chosen in enumerate(returned)), "chosen before it was seen"
-    assert returned == STRATEGIES[name](problem, 25, 1)
+    assert returned == STRATEGIES[name](Looks(problem), 25, 1)
 
 
 def test_a_guided_search_finds_the_best_of_a_small_table(tmp_path):
     problem = Table(write_table(tmp_path / "t.csv"))
     best = max(problem._true.values())
-    found = [problem.accuracy(STRATEGIES["ours"](problem, 40, seed)[34]) for seed in range(5)]
+    found = [problem.accuracy(STRATEGIES["ours"](Looks(problem), 40, seed)[34]) for seed in range(5)]
     assert min(found) == best  # random search: one time in seventy
+
+
+@pytest.mark.parametrize("name", [*COMPARED, "ours_without_age", "unpaired_without_age"])
+def test_on_shared_weights_every_look_is_a_training(tmp_path, name):
+    problem = Table(write_table(tmp_path / "t.csv"))
+    looks = SharedWeights(problem, seed=1, drift=1.0, age=1.0, noise=0.3)
+    returned = STRATEGIES[name](looks, 25, 1)
+    assert looks.trainings in (25, 26)
+    assert len(returned) == looks.trainings
+    again = SharedWeights(problem, seed=1, drift=1.0, age=1.0, noise=0.3)
+    assert returned == STRATEGIES[name](again, 25, 1)
+
+
+def test_losses_on_shared_weights_fall_shrink_and_favour_what_was_trained(tmp_path):
+    problem = Table(write_table(tmp_path / "t.csv"))
+    best, worst = (pick(problem._true, key=problem._true.get) for pick in (max, min))
+
+    def gap_and_mean(looks):
+        (low, high), error = looks.together(best, worst)
+        return high - low, (low + high) / 2, error
+
+    looks = SharedWeights(problem, seed=0, drift=1.0, age=0.0, noise=0.0)
+    early = gap_and_mean(looks)
+    for _ in range(200):
+        looks.together(best)
+    late = gap_and_mean(looks)
+    assert early[0] > 2 * late[0] > 0
+    assert early[1] > late[1] + 5
+    looks = SharedWeights(problem, seed=0, drift=0.0, age=1.0, noise=0.0)
+    before = gap_and_mean(looks)[0]
+    for _ in range(10):
+        looks.together(worst)
+    assert looks.age(worst) > looks.age(best) > 0
+    assert gap_and_mean(looks)[0] < before
+    losses = [SharedWeights(problem, 0, 0.0, 0.0, 1.0).together(best, worst) for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_an_exact_loss_is_paid_once(tmp_path):
+    looks = Looks(Table(write_table(tmp_path / "t.csv")))
+    assert looks.together((0, 0, 0, 0), (0, 0, 0, 1)) == looks.together((0, 0, 0, 0), (0, 0, 0, 1))
+    assert looks.trainings == 2
 
 
 def test_the_columns_that_are_seen_and_that_count(tmp_path):
@@ -126,6 +169,7 @@ def test_an_absent_table_is_skipped_with_one_line(tmp_path, script):
         (["--budgets", "0"], "--budgets 0"),
         (["--seeds", "0"], "--seeds 0"),
         (["--surrogate", "a.onnx"], "--table"),
+        (["--noise", "-1"], "--noise -1"),
         (["--budgets", "500"], "--budgets 500: the table has 81"),
     ],
 )
