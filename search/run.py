@@ -182,6 +182,7 @@ def make_search(config: Any, full_size: FullSize) -> PairedSearch:
             screen=config.screen,
             decide=config.decide,
             audit_share=config.audit_share,
+            again=config.estimate != "alone",  # where each cell has one loss, whenever it trains
         ),
         accept=size_limit(config, full_size),
     )
