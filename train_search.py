@@ -107,6 +107,8 @@ class Config:
     """epochs of each finalist"""
     final_learning_rate: float = 0.025
     """at the start; a cosine to 0"""
+    baseline: int = 0
+    """random cells that train and are tested as the winner, to compare with"""
     record: str | None = None
     """write the winner into genotypes.py under this name"""
 
@@ -146,6 +148,7 @@ class Config:
         check_range(self, "image_size", 8, 1024)
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         check_range(self, "seed recalibrate", 0, 2**63 - 1)
+        check_range(self, "baseline", 0, 10**6)
         check_range(self, "learning_rate final_learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "max_parameters max_multiply_adds", 0, open_low=True)
         check_range(self, "learning_rate_min momentum weight_decay audit_share", 0, 1)
@@ -181,6 +184,7 @@ from tqdm import tqdm
 
 from common import distributed
 from common.run_folder import new_name, resume
+from search.baseline import train_baseline
 from search.finalists import check_recordable, finish, finished_before
 from search.run import MAY_DIFFER, SearchRun, open_search
 
@@ -207,6 +211,7 @@ def main(config: Config) -> None:
     with run.folder.working("train_search.py"):
         if not (config.resume and finished_before(run)):
             search_cells(run)
+            train_baseline(run, test)
             finish(run, test)
 
 

@@ -7,7 +7,9 @@ Tables are those of image_table.py; those of `--short` hold the same cells, trai
 learning rate falling to 0. An estimate that was made in one repeat is held against the mean test accuracy of
 the other repeats, whose start values, batches and crops it never saw: another full training is the ceiling.
 First comes what there is to gain: the spread between cells with the noise of a training taken out, and what
-the best of so many cells would have above the mean.
+the best of so many cells would have above the mean. With `--predictor` the search's predictor learns from an
+estimate of the cells, too: "seen" is its posterior of cells whose estimate it knows, "unseen" that of cells
+whose estimate it does not (ten folds).
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ import numpy as np
 import scipy.stats
 
 from common.flags import check_range, parse, run_script
+from encoding import CellSpace
+from pair_predictor import PairPredictor
+
+FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Config:
     """trainings.csv of full trainings"""
     short: tuple[str, ...] = ()
     """trainings.csv of shorter trainings of the same cells"""
+    predictor: bool = False
+    """what the search's predictor makes of training losses, for cells that it has seen and for others"""
     random_only: bool = True
     """leave the cells out that have a name: they were not drawn"""
     resamples: int = 1000
@@ -95,6 +103,37 @@ def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.n
     return found
 
 
+def predicted(cells: list[str], values: np.ndarray, folds: int) -> np.ndarray:
+    """Minus the predictor's qualities of cells (n,), from `values` (n,) of those in other folds, or of all.
+
+    It learns from pairs of cells drawn at random, as from comparisons of a search.
+    """
+    space, rng = CellSpace(), np.random.default_rng(0)
+    architectures = [space.architecture(np.array([int(x) for x in cell.split("-")])) for cell in cells]
+    order, found = rng.permutation(len(cells)), np.full(len(cells), math.nan)
+    for fold in range(folds):
+        asked = order[fold::folds]
+        known = order if folds == 1 else np.setdiff1d(order, asked)
+        known = rng.permutation(known[np.isfinite(values[known])])
+        predictor = PairPredictor(space=space)
+        for a, b in known[: len(known) // 2 * 2].reshape(-1, 2):
+            difference, level = float(values[a] - values[b]), float(min(values[a], values[b]))
+            predictor.add(architectures[a], architectures[b], difference, 0.0, level)
+        found[asked] = -predictor.quality([architectures[index] for index in asked])
+    return found
+
+
+def predictions(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
+    """Estimates by the predictor, from the training loss of some epochs; see `estimates`."""
+    found: dict[str, tuple[int, np.ndarray]] = {}
+    for end in sorted({1, 2, 3, 4, 6, trainings.epochs} & set(range(1, trainings.epochs + 1))):
+        losses = trainings.columns[f"training_loss_{end}"]
+        for name, folds, cost in (("seen", 1, end), ("unseen", FOLDS, 0)):
+            values = np.stack([predicted(trainings.cells, column, folds) for column in losses.T], axis=1)
+            found[f"predictor, {name}, training loss {end}"] = (cost, values)
+    return found
+
+
 def others(truth: np.ndarray) -> np.ndarray:
     """For each training the mean truth of the cell's other repeats, (cells, repeats)."""
     count = truth.shape[1]
@@ -150,6 +189,8 @@ def measure_estimates(config: Config) -> dict[str, Any]:
     if accuracy.shape[1] < 2:
         raise ValueError(f"--table {config.table}: estimates need cells with two repeats or more")
     made = {name: (cost, values, full.cells) for name, (cost, values) in estimates(full, False).items()}
+    if config.predictor:
+        made |= {name: (cost, values, full.cells) for name, (cost, values) in predictions(full).items()}
     made["another full training"] = (full.epochs, -accuracy, full.cells)
     for file in config.short:
         short = read(file, config.random_only)

@@ -14,7 +14,7 @@ from images import sets
 from model import Network
 from pictures import report
 from search.candidates import Job, Task, compare, train_all
-from search.record import Finalist
+from search.record import Finalist, baseline_in_words
 from search.run import SearchRun
 from training import card
 from training.evaluation import Evaluation, evaluate
@@ -135,6 +135,7 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
     state = card.describe_network(network, images=images, recipe=recipe, result=result)
     checkpoint.save(folder.path / "model.pt", state)
     folder.write_table("finalists.csv", table(run, tested.error))
+    folder.write_table("baseline.csv", run.record.baseline)
     cell = genotypes.to_json(best.genotype)
     write_atomically(folder.path / "genotype.json", cell + "\n")
     parameters, multiply_adds = run.full_size(best.genotype)
@@ -142,6 +143,8 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
     log.info(
         f"  trained from scratch: validation error {best.trained.error:.2%}, test error {tested.error:.2%}"
     )
+    if run.record.baseline:
+        log.info(f"  {baseline_in_words(run.record.baseline, tested.error)}")
     log.info(
         f"  at full size, {run.full_size.C} channels and {run.full_size.layers} cells: "
         f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M multiply-adds"

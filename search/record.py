@@ -46,6 +46,7 @@ class Record:
     history: list[Row] = field(default_factory=list)
     generations: list[Row] = field(default_factory=list)
     finalists: list[Finalist] = field(default_factory=list)
+    baseline: list[Row] = field(default_factory=list)  # of baseline.csv
 
     def add(
         self, comparison: Comparison, outcome: Outcome | None, fast: str | None, trained: int, seconds: float
@@ -148,3 +149,20 @@ def in_one_line(row: Row, generations: int) -> str:
     if row["log_loss"] != "":
         text += f", its log loss {row['log_loss']:.2f}" + ("" if row["trusted"] else ": not trusted")
     return f"{text}, {row['seconds']:.0f} s"
+
+
+def baseline_in_words(rows: Sequence[Row], winner: float) -> str:
+    """What random cells reach, with the 95% interval of their mean (Student's t), beside the winner's error."""
+    errors = [row["test_error"] for row in rows]
+    mean, count = float(np.mean(errors)), len(errors)
+    interval = ""
+    if count > 1:
+        import scipy.stats  # here: it takes long to import
+
+        half = scipy.stats.t.ppf(0.975, count - 1) * float(np.std(errors, ddof=1)) / math.sqrt(count)
+        interval = f" (95%: {max(0.0, mean - half):.2%} to {mean + half:.2%})"
+    below = sum(winner < error for error in errors)
+    return (
+        f"{count} random cells, trained as the winner: mean test error {mean:.2%}{interval}; "
+        f"the winner's {winner:.2%} is lower than that of {below} of them"
+    )

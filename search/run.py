@@ -37,6 +37,7 @@ BEFORE = {  # settings of searches that knew no others
     "operations": None,
     "nodes": None,
     "cells": "both",
+    "baseline": 0,
 }
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
 
@@ -102,6 +103,7 @@ class SearchRun:
             "history": record.history,
             "generations": record.generations,
             "finalists": [(to_json(finalist.genotype), *finalist.trained) for finalist in record.finalists],
+            "baseline": record.baseline,
         }
         checkpoint.save(self.folder.checkpoint, state, keep_previous=True)
         self._write_tables()
@@ -145,6 +147,7 @@ class SearchRun:
         self.estimate.load_state_dict(state["weights"])
         self.record.history = [_complete(row) for row in state["history"]]
         self.record.generations = state["generations"]
+        self.record.baseline = state.get("baseline", [])  # searches begun before there was one have none
         self.record.finalists = [
             Finalist(from_json(cell), TrainedCandidate(*trained)) for cell, *trained in state["finalists"]
         ]

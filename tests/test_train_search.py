@@ -70,7 +70,8 @@ def test_the_winner_is_the_best_finalist_and_loads(finished_run: Path) -> None:
     assert genotypes.from_json(finalists[0]["genotype"]) == cell
     assert [row["winner"] for row in finalists] == ["1"] + ["0"] * (len(finalists) - 1)
     losses = [float(row["loss"]) for row in finalists]
-    assert losses == sorted(losses)
+    scores = [float(row["loss"]) + float(row["training_loss"]) for row in finalists]
+    assert scores == sorted(scores)
     state = checkpoint.load(finished_run / "model.pt", "network")
     network = NetworkCIFAR(4, 10, 3, False, cell, in_channels=1, image_size=8)
     network.load_state_dict(state["state_dict"])
