@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from looks import Looks
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import ndtr
-from looks import Looks
 
 from encoding import Architecture, ChoiceSpace, Integers
 from pair_predictor import PairPredictor
@@ -100,7 +100,8 @@ def unpaired(looks: Looks, budget: int, seed: int, tell_age: bool = True) -> lis
     One architecture is trained at a time; the next one has the highest expected improvement.
     """
     rng, evaluations = np.random.default_rng(seed), Evaluations(looks, budget)
-    space, returned = looks.problem.space, []
+    space = looks.problem.space
+    returned: list[Architecture] = []
     predictor = PairPredictor(space=space)
     trained = Evaluated(space, predictor)
     for _ in range(PATIENCE * budget):
