@@ -134,16 +134,11 @@ class ChoiceSpace:
 
     def neighbours(self, choices: Integers) -> Integers:
         """Every architecture that differs from `choices` in one decision, canonical, (n, positions)."""
-        rows = []
-        for position, count in enumerate(self.counts):
-            for value in range(count):
-                if value != choices[position]:
-                    row = choices.copy()
-                    row[position] = value
-                    rows.append(row)
-        if not rows:
-            return np.empty((0, self.positions), dtype=np.int64)
-        found = np.array(rows)
+        positions = np.repeat(np.arange(self.positions), self.counts)
+        values = np.arange(len(positions)) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
+        found = np.repeat(choices[None], len(positions), axis=0)
+        found[np.arange(len(positions)), positions] = values
+        found = found[values != choices[positions]]
         return np.unique(self.canonical_choices(found[self.allowed(found)]), axis=0)
 
     def mutate(self, choices: Integers, rng: np.random.Generator) -> Integers:

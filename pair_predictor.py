@@ -21,8 +21,8 @@ from predictor.posterior import Posterior
 
 KEPT = 1000  # comparisons that the posterior is built from; the newest, where there are more
 GROWTH = 10  # the posterior is built anew after one new comparison for so many that it was built from,
-FITTED = 200  # with hyperparameters chosen on at most so many comparisons
-STEPS = 25  # of the search for hyperparameters
+FITTED = 128  # with hyperparameters chosen on at most so many comparisons
+STEPS, FEWER = 25, 10  # of the search for hyperparameters, from the last ones where there is much data
 CHECKS = 1.5  # the readings of the space are compared anew after this growth of the data,
 ENOUGH = 150  # on at most this many comparisons
 
@@ -94,9 +94,9 @@ class PairPredictor:
         if self._posterior is None and self.fitted:
             self._build()
         if self._posterior is None or len(self) >= self.fitted + self._room():
-            self.fitted = len(self)
+            warm, self.fitted = self.fitted > 0, len(self)
             if len(self) >= 3:
-                self._fit()
+                self._fit(STEPS if len(self) <= FITTED or not warm else FEWER)
             self._build()
         assert self._posterior is not None
         for place in range(self._learned, len(self)):
@@ -119,7 +119,7 @@ class PairPredictor:
         self._posterior = Posterior(self.kernels[self.reading], self.hyperparameters, seen, 2 * self._room())
         self._learned = self.fitted
 
-    def _fit(self) -> None:
+    def _fit(self, steps: int) -> None:
         """Choose the reading and the hyperparameters."""
         bend, start, count = Bend(self.known), self.hyperparameters, len(self)
         readings = self.space.readings
@@ -136,7 +136,7 @@ class PairPredictor:
         places = np.unique(np.linspace(first, count - 1, min(count - first, FITTED)).round().astype(np.int64))
         seen = self._observe(places, bend)
         if len(seen):
-            self.hyperparameters, _ = Fitting(self.kernels[self.reading], seen).maximise(start, STEPS)
+            self.hyperparameters, _ = Fitting(self.kernels[self.reading], seen).maximise(start, steps)
 
     # ---- questions
 

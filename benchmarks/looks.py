@@ -1,8 +1,8 @@
 """What one search sees of a table, and what that costs: exact losses, or losses on shared weights.
 
-On weights that all candidates share, as recorded searches on images show (benchmarks/records/*-search-*): within
-a hundred trainings the mean loss falls by many times the spread of the cells, the spread falls to a fraction,
-and of two candidates the one whose operations trained longer mostly wins. What is searched for is the same.
+On weights that all candidates share, recorded searches on images (benchmarks/records/*-search-*) show this:
+within a hundred trainings the mean loss falls by many times the spread of the cells, the spread falls to a
+fraction, and of two candidates the one whose operations trained longer mostly wins.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Looks:
 class SharedWeights(Looks):
     """Losses on shared weights; every look is a training, which changes those after it.
 
-    `drift` and `age` are multiples of what was recorded, `noise` is that of a training, in standard deviations
-    of random architectures.
+    `drift` and `age` are multiples of what was recorded; `noise` is that of a training, in standard
+    deviations of random architectures.
     """
 
     def __init__(self, problem: Problem, seed: int, drift: float, age: float, noise: float) -> None:
@@ -87,7 +87,8 @@ def spread(problem: Problem) -> tuple[float, float]:
 
     The latter is that of the middle half: some networks do not learn at all.
     """
-    rng, losses = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    losses: list[float] = []
     while len(losses) < SAMPLED:
         architecture = problem.space.decode(problem.space.sample(rng))
         if problem.holds(architecture):

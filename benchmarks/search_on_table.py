@@ -13,8 +13,8 @@ without predictor, as published; `unpaired` has the predictor of `ours`, but no 
 accuracy of the architecture that a strategy would return after k trainings: the best observed one; for `ours`
 and `unpaired` the first of the ranking, among those trained.
 
-An architecture whose exact loss is known is not trained again. With `--drift`, `--age` and `--noise` losses are
-those of shared weights (see looks.py), and every look is a training.
+An architecture whose exact loss is known is not trained again. With `--drift`, `--age` and `--noise` losses
+are those of shared weights (see looks.py), and every look is a training.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from looks import Looks
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import ndtr
-from looks import Looks
 
 from encoding import Architecture, ChoiceSpace, Integers
 from pair_predictor import PairPredictor
@@ -19,7 +19,7 @@ from search.screening import promising
 
 POPULATION, TOURNAMENT = 10, 10  # of regularised evolution
 INITIAL = 10  # random architectures before the Gaussian processes
-STARTING = 20  # random architectures of which local search takes the best
+STARTING = 10  # random architectures of which local search takes the best
 PROPOSALS = 16  # fresh architectures from which `unpaired` starts, as `ours` does
 PATIENCE = 50  # comparisons (or tries) per training before a strategy counts as stuck
 
@@ -100,7 +100,8 @@ def unpaired(looks: Looks, budget: int, seed: int, tell_age: bool = True) -> lis
     One architecture is trained at a time; the next one has the highest expected improvement.
     """
     rng, evaluations = np.random.default_rng(seed), Evaluations(looks, budget)
-    space, returned = looks.problem.space, []
+    space = looks.problem.space
+    returned: list[Architecture] = []
     predictor = PairPredictor(space=space)
     trained = Evaluated(space, predictor)
     for _ in range(PATIENCE * budget):
@@ -169,7 +170,7 @@ def evolution(looks: Looks, budget: int, seed: int) -> list[Architecture]:
 
 
 def local(looks: Looks, budget: int, seed: int) -> list[Architecture]:
-    """Local search from the best of 20 (White et al. 2021): the first better neighbour in random order.
+    """Local search from the best of ten (White et al. 2021): the first better neighbour in random order.
 
     Where there is none, it starts again from a random architecture.
     """

@@ -1,4 +1,4 @@
 """The parts of the paired predictor: covariance, observations, hyperparameters, posterior.
 
-From below: `kernel`, `observations`, `fitting`, `posterior`. `pair_predictor.py` in the root puts them together.
+From below: `kernel`, `observations`, `fitting`, `posterior`. `pair_predictor.py` puts them together.
 """

@@ -57,8 +57,8 @@ class Kernel:
         weights = np.exp(0.5 * logs)
         rates = weights[self.linear + 1 :]
         straight = np.concatenate([block * w for block, w in zip(blocks, weights, strict=False)], axis=1)
-        mixed = [blocks[index] * rate for index, rate in zip(self.interacting, rates, strict=False)]
-        return straight, np.concatenate(mixed, axis=1)
+        scaled = [blocks[index] * rate for index, rate in zip(self.interacting, rates, strict=False)]
+        return straight, np.concatenate(scaled, axis=1)
 
     def between(self, x: Projected, y: Projected, logs: np.ndarray) -> np.ndarray:
         """Covariances of projected rows, (n, m), of different architectures."""

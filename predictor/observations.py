@@ -39,7 +39,7 @@ class Comparisons:
     def none(cls, positions: int) -> Comparisons:
         """No comparison yet, of architectures with so many choices."""
         numbers = (np.empty(0) for _ in range(3))
-        return cls(np.empty((0, 2, positions), dtype=np.int64), *numbers, np.empty((0, 2)))
+        return cls(np.empty((0, 2, positions), dtype=np.int64), *numbers, ages=np.empty((0, 2)))
 
     @classmethod
     def of(cls, state: Mapping[str, Any], positions: int) -> Comparisons:
@@ -49,7 +49,7 @@ class Comparisons:
         ages = np.array(state.get("ages", np.zeros((len(pairs), 2))), dtype=np.float64).reshape(-1, 2)
         if {len(pairs), *map(len, numbers)} != {len(ages)}:
             raise ValueError("predictor state: pairs and their numbers differ in number")
-        return cls(pairs, *numbers, ages)
+        return cls(pairs, *numbers, ages=ages)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Copies of all arrays, by name."""

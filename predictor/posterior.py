@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky
 from scipy.linalg.blas import dtrsv
+from scipy.linalg.lapack import dpotri
+from scipy.sparse import csr_array, hstack
 from scipy.special import ndtr
 
 from encoding import Integers
@@ -45,19 +47,22 @@ class Posterior:
         covariance[np.diag_indices(len(seen))] += seen.noise(self.others)
         factor = cholesky(covariance, lower=True)
         self.factor[: len(seen), : len(seen)] = factor
-        reduced = solve_triangular(factor, self._dependence(), lower=True)
-        self.gain = reduced.T @ reduced
-        self.weights = reduced.T @ solve_triangular(factor, seen.targets, lower=True)
+        inverse = dpotri(factor, lower=1)[0]
+        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        dependence = self._dependence()
+        half = dependence.T @ inverse
+        self.gain = dependence.T @ half.T
+        self.weights = dependence.T @ cho_solve((factor, True), seen.targets)
 
     def _covariance(self, new: Observations, qualities: np.ndarray) -> np.ndarray:
         """Covariances of `new` with all that was seen, given those of new's qualities with all qualities."""
         fading = new.fading(self.seen, self.others["fade"])
         return self.seen.of(qualities.T).T * fading + new.shared(self.seen, self.others)
 
-    def _dependence(self) -> np.ndarray:
+    def _dependence(self) -> csr_array:
         """How what was seen depends on `known` as it is now, (observations, known)."""
         left = np.exp(-self.others["fade"] * (self.now - self.seen.times))
-        return np.concatenate([self.seen.ages[:, None], left[:, None] * self.seen.matrix().toarray()], axis=1)
+        return csr_array(hstack([csr_array(self.seen.ages[:, None]), self.seen.matrix() * left[:, None]]))
 
     # ---- one more comparison
 

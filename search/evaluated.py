@@ -74,7 +74,7 @@ class Evaluated:
         return {"evaluated": self.rows(), "losses": losses, "exact": exact}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; arrays may be lists now. Earlier versions took all losses for exact."""
+        """Continue from `state_dict()`; arrays may be lists. Earlier versions took all losses for exact."""
         rows = np.array(state["evaluated"], dtype=np.int64).reshape(-1, self.space.positions)
         losses = np.array(state["losses"], dtype=np.float64).tolist()
         exact = np.array(state.get("exact", [True] * len(rows)), dtype=bool).tolist()

@@ -36,8 +36,8 @@ class Settings:
     as many children of the best), `decide` (pairs it is sure of, at least `confidence`, are not trained; a
     share `audit_share` of them is all the same). With all off this is the published search. `levels` lets the
     predictor compare losses of different pairs. `again` lets screening choose what was trained before, where
-    the predictor still doubts it: not for losses that would be the same again. `strategy="random"` meets fresh
-    random architectures in the same number of pairs, without screen, decide and levels.
+    the predictor still doubts it: not for losses that would be the same again. `strategy="random"` meets
+    fresh random architectures in the same number of pairs, without screen, decide and levels.
     """
 
     pop_size: int = 20

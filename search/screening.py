@@ -35,20 +35,25 @@ def promising(
         proposals.append(space.mutate(space.cross(first, second, rng), rng))
     scores: dict[tuple[int, ...], float] = {}
 
-    def score(rows: Integers) -> list[tuple[int, ...]]:
-        """Score those of the rows that are not banned, and return them."""
-        allowed = [row for row in map(tuple, rows.tolist()) if row not in banned]
-        new = [row for row in dict.fromkeys(allowed) if row not in scores]
+    def score(rows: Integers) -> None:
+        """Score those of the rows that are new and not banned."""
+        new = [
+            row for row in dict.fromkeys(map(tuple, rows.tolist())) if not (row in banned or row in scores)
+        ]
         if new:
             scores.update(zip(new, posterior.improvement(np.array(new), best[0]).tolist(), strict=True))
-        return allowed
 
     score(np.array(proposals))
-    for here in sorted(scores, key=scores.__getitem__, reverse=True)[:STARTS]:
-        while True:
-            around = score(space.neighbours(np.array(here)))
-            top = max(around, key=scores.__getitem__, default=here)
-            if scores[top] <= scores[here]:
-                break
-            here = top
+    climbing = sorted(scores, key=scores.__getitem__, reverse=True)[:STARTS]
+    while climbing:  # all at once: one question instead of several
+        around = [space.neighbours(np.array(here)) for here in climbing]
+        score(np.concatenate(around))
+        higher: dict[tuple[int, ...], None] = {}
+        for here, rows in zip(climbing, around, strict=True):
+            top = max(
+                filter(scores.__contains__, map(tuple, rows.tolist())), key=scores.__getitem__, default=here
+            )
+            if scores[top] > scores[here]:
+                higher[top] = None
+        climbing = list(higher)
     return [np.array(row) for row in sorted(scores, key=scores.__getitem__, reverse=True)[:RANKED]]

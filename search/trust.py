@@ -1,4 +1,4 @@
-"""Whether the predictor is to be believed: its probabilities, each given before the outcome, against a coin."""
+"""Whether the predictor is to be believed: its probabilities, told before the outcomes, against a coin."""
 
 from __future__ import annotations
 

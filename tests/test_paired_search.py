@@ -226,7 +226,7 @@ def test_what_accept_rejects_is_never_asked_for(switches):
 
 
 def test_a_predictor_that_a_coin_beats_neither_screens_nor_decides():
-    """Losses that say nothing of the cells: sure predictions fail, and the search becomes the published one."""
+    """Where sure predictions fail, the search goes on as the published one."""
     settings = {"pop_size": 10, "generations": 12, "seed": 0, "confidence": 0.6, "audit_share": 0.0}
     search = make(**settings)
     search.trust.gains = np.full(30, -1.0)
