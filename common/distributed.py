@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.kernels import keep_memory
+
 Value = TypeVar("Value")
 
 
@@ -43,6 +45,8 @@ def init(device: str = "auto") -> torch.device:
         if (chosen.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"--device {chosen}: this machine has {torch.cuda.device_count()} CUDA devices")
         torch.cuda.set_device(chosen)
+    if chosen.type == "cpu":
+        keep_memory()
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         # A process may wait for another one through a whole candidate's training, or an epoch.
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))

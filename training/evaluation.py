@@ -23,6 +23,23 @@ from utils import say
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images (N, C, H, W), labels (N,)
 
 
+LARGEST_TENSOR = 1 << 24  # bytes; with larger ones than 16 MiB the CPU computes out of memory, not its cache
+FEWEST_IMAGES = 16  # at once: PyTorch multiplies smaller matrices in another way, with another last bit
+
+
+def logits_of(network: nn.Module, inputs: Tensor, precision: str = "float32") -> Tensor:
+    """The network's logits (N, num_classes), float32, in its mode.
+
+    The CPU takes as many images at once as are fast; the logits are those of one batch. A GPU takes all.
+    """
+    at_once = len(inputs)
+    if inputs.device.type == "cpu" and isinstance(network, Network):
+        at_once = max(FEWEST_IMAGES, LARGEST_TENSOR // (4 * network.largest_map()))
+    parts = inputs.tensor_split(max(1, -(-len(inputs) // at_once)))
+    with autocast(inputs.device, precision):
+        return torch.cat([network(part)[0].float() for part in parts])
+
+
 class Evaluation(NamedTuple):
     losses: Tensor  # (N,) float32 on the CPU, cross-entropy of each image, in the order of the batches
     correct: Tensor  # (N,) bool on the CPU, whether the largest logit is the label's
@@ -42,8 +59,7 @@ def evaluate(network: nn.Module, batches: Batches, precision: str = "float32") -
     network.eval()
     losses, correct = [], []
     for inputs, labels in batches:
-        with autocast(inputs.device, precision):
-            logits = network(inputs)[0].float()
+        logits = logits_of(network, inputs, precision)
         losses.append(cross_entropy(logits, labels, reduction="none"))
         correct.append(logits.argmax(1) == labels)
     return Evaluation(torch.cat(losses).cpu(), torch.cat(correct).cpu())
@@ -92,8 +108,7 @@ def count_errors(network: nn.Module, batches: Batches, precision: str = "float32
     network.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=next(network.parameters()).device)
     for inputs, labels in batches:
-        with autocast(inputs.device, precision):
-            logits = network(inputs)[0].float()
+        logits = logits_of(network, inputs, precision)
         best = logits.topk(min(5, logits.shape[1])).indices  # (N, 5)
         missed = (best != labels[:, None]).cumprod(1)  # whether the label is not among the first k
         losses = cross_entropy(logits, labels, reduction="none").double()
