@@ -63,6 +63,15 @@ def _die_with_torchrun() -> None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def command(program: str) -> list[str]:
+    """The words that start `program` in as many processes as there are now."""
+    if world_size() == 1:
+        return ["python", program]
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    nodes = ["--nnodes", str(world_size() // here)] if world_size() > here else []
+    return ["torchrun", *nodes, "--nproc_per_node", str(here), program]
+
+
 def close() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

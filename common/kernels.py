@@ -1,7 +1,7 @@
 """CPU kernels: what PyTorch does slowly when a network trains on the CPU, with the same results to rounding.
 
-`keep_memory` is for a whole process. `concatenate` and `halves` take tensors on any device and use PyTorch's own functions where `quick` says so;
-`Depthwise` is for tensors that are `quick`. Images are (N, C, H, W).
+`concatenate` and `halves` take tensors on any device and use PyTorch's own functions where `quick` says so;
+`Depthwise` is for tensors that are `quick`. Images are (N, C, H, W). `keep_memory` is for a whole process.
 """
 
 from __future__ import annotations

@@ -50,12 +50,11 @@ def test_the_largest_tensor_of_an_image_is_known() -> None:
     cell = genotypes.lookup("DARTS_V2")
     small = NetworkCIFAR(4, 10, 3, False, cell, image_size=16)
     large = NetworkImageNet(8, 10, 3, False, cell, image_size=64)
+    sizes: list[int] = []
     for network in (small, large, NetworkCIFAR(4, 10, 2, False, cell, image_size=16)):
-        sizes: list[int] = []
+        sizes.clear()
         for module in network.modules():
-            module.register_forward_hook(
-                lambda module, inputs, outputs: sizes.append(outputs[0].numel()) if inputs else None
-            )
+            module.register_forward_hook(lambda module, inputs, outputs: sizes.append(outputs[0].numel()))
         images = torch.randn(1, 3, *network.image_size)
         network.eval()(images)
         assert network.largest_map() == max(sizes)

@@ -16,6 +16,7 @@ import genotypes
 import utils
 from common import distributed
 from model import Network
+from training.backends import Engine
 from training.config import EvaluationConfig
 from training.precision import autocast, choose_precision
 from utils import say
@@ -33,8 +34,9 @@ def logits_of(network: nn.Module, inputs: Tensor, precision: str = "float32") ->
     The CPU takes as many images at once as are fast; the logits are those of one batch. A GPU takes all.
     """
     at_once = len(inputs)
-    if inputs.device.type == "cpu" and isinstance(network, Network):
-        at_once = max(FEWEST_IMAGES, LARGEST_TENSOR // (4 * network.largest_map()))
+    largest_map = getattr(network, "largest_map", None)
+    if inputs.device.type == "cpu" and largest_map is not None:
+        at_once = max(FEWEST_IMAGES, LARGEST_TENSOR // (4 * largest_map()))
     parts = inputs.tensor_split(max(1, -(-len(inputs) // at_once)))
     with autocast(inputs.device, precision):
         return torch.cat([network(part)[0].float() for part in parts])
@@ -141,10 +143,13 @@ def report(
     gives no numbers.
     """
     precision = choose_precision(next(network.parameters()).device, config.precision)
+    computed: nn.Module = network
+    if config.backend != "torch":
+        computed = Engine(network, config.backend, precision)
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     steps = tqdm(batches, total=-(-images // config.batch_size), unit="step", disable=quiet)
     begin = time.perf_counter()
-    errors = total_errors(network, steps, precision)
+    errors = total_errors(computed, steps, precision)
     rate = images / (time.perf_counter() - begin)
     assert errors.images == images, "every image is counted once"
     check_finite(torch.tensor(errors.loss), config.model_path)
@@ -160,6 +165,8 @@ def report(
             "image_size": network.image_size[0],
             "parameters": size[0],
             "multiply_adds": size[1],
+            "backend": config.backend,
+            "precision": precision,
             "images_per_second": rate,
             **errors.as_result(),
         }
