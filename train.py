@@ -147,11 +147,11 @@ def with_set(config: Config) -> Config:
     except (ValueError, LookupError, TypeError, RecursionError):
         name = data = size = None
     if name not in sets.SETS or not isinstance(data, str) or not isinstance(size, int | None):
-        raise ValueError(f"{file}: does not say which images the search used; give --set")
+        raise ValueError(f"{file}: does not say which images the run used; give --set")
     data = data if config.data == Config.data else config.data
     size = size if config.image_size is None else config.image_size
     words = f"{name} {data}" if name == "folder" else name
-    say(f"--set is not given: {words}, as the search {config.arch} had")
+    say(f"--set is not given: {words}, as the run {config.arch} had")
     return dataclasses.replace(config, set=name, data=data, image_size=size)
 
 

@@ -545,7 +545,7 @@ def test_without_a_set_the_images_are_those_of_the_search(run, tmp_path):
     size = "--init_channels 2 --layers 1 --device cpu --batch_size 721 --epochs 1 --validate 0.3"
     code, out, err = run("--arch", Path(search), size, "--save", tmp_path / "run")
     assert code == 0, err
-    assert f"--set is not given: digits, as the search {search} had" in out
+    assert f"--set is not given: digits, as the run {search} had" in out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["set"] == "digits"
     code, out, err = run("--resume", tmp_path / "run")
     assert code == 0, err
