@@ -143,9 +143,7 @@ def report(
     gives no numbers.
     """
     precision = choose_precision(next(network.parameters()).device, config.precision)
-    computed: nn.Module = network
-    if config.backend != "torch":
-        computed = Engine(network, config.backend, precision)
+    computed = network if config.backend == "torch" else Engine(network, config.backend, precision)
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     steps = tqdm(batches, total=-(-images // config.batch_size), unit="step", disable=quiet)
     begin = time.perf_counter()
