@@ -1,7 +1,7 @@
 """Cells of networks: the published ones and the found ones, by name; looking them up and recording new ones.
 
     genotypes.RelativeNAS.normal                 # ((operation, input), ...), two edges for each node
-    genotypes.lookup("runs/first")               # a name below, a JSON file, or the folder of a search
+    genotypes.lookup("runs/first")               # a name below, a file that holds a cell, or a run's folder
     genotypes.record("MyCell", genotype)         # appended below
 
 What a genotype is, and when it is valid, is in `cells.py`.
@@ -10,6 +10,7 @@ What a genotype is, and when it is valid, is in `cells.py`.
 import ast
 import builtins
 import difflib
+import json
 import keyword
 import os
 from pathlib import Path
@@ -38,6 +39,8 @@ from cells import (  # noqa: F401  DARTS keeps all of them here, so they can be 
 from utils import locked, write_atomically
 
 LARGEST_FILE = 1 << 20  # bytes; a genotype takes about one thousand
+CHECKPOINTS = (".pt", ".pth")
+RESULTS = ("genotype.json", "card.json")  # of a search, and of a training
 
 
 def names() -> list[str]:
@@ -46,20 +49,46 @@ def names() -> list[str]:
 
 
 def _read(path: Path) -> AnyGenotype:
-    """The genotype in a JSON file; every ValueError names the file. Nothing in the file is executed."""
+    """The genotype in a file: its JSON, a card, or a checkpoint of a network. Nothing in it is executed.
+
+    Every ValueError names the file.
+    """
+    if path.suffix in CHECKPOINTS:
+        return _read_checkpoint(path)
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path}: too large for a genotype's JSON file ({path.stat().st_size} bytes)")
     try:
-        return from_json(path.read_bytes())
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no valid JSON ({error})") from None
+    try:
+        network = fields.get("network") if isinstance(fields, dict) else None  # of a card
+        return from_dict(network.get("genotype") if isinstance(network, dict) else fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_checkpoint(path: Path) -> AnyGenotype:
+    """The cell of the network in a checkpoint, of a finished training or not."""
+    from common import checkpoint  # here, as it needs torch, which takes seconds to import
+
+    state = checkpoint.load(path)
+    network = state.get("network")
+    described = network.get("genotype") if isinstance(network, dict) else None
+    try:
+        return from_dict(described or state["genotype"])
+    except KeyError:
+        raise ValueError(f"{path}: no checkpoint that names its cell") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def lookup(arch: str | os.PathLike[str]) -> AnyGenotype:
-    """The genotype that `--arch` means: a name in this file, else a JSON file, else a run folder of a search.
+    """The genotype that `--arch` means: a name in this file, else a file, else the folder of a run.
     A text |nor_conv_3x3~0|+|... is a cell as NAS-Bench-201 writes it.
 
-    A `Path` is never taken for a name, as a folder may be called like a cell. ValueError names the file and
+    A file is JSON, a card or a checkpoint; the folder is that of a search, or of a finished training. A
+    `Path` is never taken for a name, as a folder may be called like a cell. ValueError names the file and
     what is wrong in it, or lists the known names and the closest one. OSError where a file cannot be read.
     """
     text = os.fspath(arch)
@@ -68,13 +97,15 @@ def lookup(arch: str | os.PathLike[str]) -> AnyGenotype:
     if text.startswith("|"):
         return from_arch_string(text)
     if os.path.isdir(text):
-        result = Path(text, "genotype.json")
-        if not result.is_file():
-            raise ValueError(f"{text}: this folder has no genotype.json, which a search writes at its end")
-        return _read(result)
+        results = [file for name in RESULTS if (file := Path(text, name)).is_file()]
+        if not results:
+            raise ValueError(
+                f"{text}: this folder has no genotype.json, which a search writes at its end, nor a card.json"
+            )
+        return _read(results[0])
     if os.path.isfile(text):
         return _read(Path(text))
-    if os.sep in text or text.endswith(".json"):
+    if os.sep in text or text.endswith((".json", *CHECKPOINTS)):
         raise ValueError(f"{text}: no such file or folder")
     lower = {name.lower(): name for name in names()}
     close = difflib.get_close_matches(text.lower(), lower, n=1)

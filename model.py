@@ -148,6 +148,7 @@ class Network(nn.Module, ABC):
     takes: type[AnyGenotype] = Genotype
     default_image_size = 32
     stem_reduction = 1  # how many times smaller the stem makes the image
+    stem_numbers = 3.0  # in the stem's largest tensor, for each pixel of the image and each of C channels
     auxiliary_stride = 3
     auxiliary_last_norm = True
 
@@ -220,6 +221,13 @@ class Network(nn.Module, ABC):
                 )
         self.classifier = nn.Linear(C_prev, self.num_classes)
 
+    def largest_map(self) -> int:
+        """Numbers in the largest tensor that one image becomes: the stem's, or the first cell's output."""
+        pixels, first = self.image_size[0] * self.image_size[1], self.cells[0]
+        assert isinstance(first, Cell)
+        cell = first.multiplier / (2 if first.reduction else 1) / self.stem_reduction**2
+        return round(pixels * self.C * max(self.stem_numbers, cell))
+
     def _masks(self, x: Tensor) -> list[Tensor | None]:
         """Drop path's factors for every cell, each (edges, N): 0, or 1 / (1 - drop_path_prob)."""
         p = float(self.drop_path_prob)
@@ -281,6 +289,7 @@ class NetworkImageNet(Network):
 
     default_image_size = 224
     stem_reduction = 8
+    stem_numbers = 1 / 8  # C / 2 channels at half the height and width
     auxiliary_stride = 2
     auxiliary_last_norm = False
 

@@ -92,6 +92,9 @@ class NetworkNASBench201(Network):
         x = self.stem(x)
         return x, x
 
+    def largest_map(self) -> int:
+        return self.image_size[0] * self.image_size[1] * self.C
+
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """Images (N, in_channels, H, W) to (logits (N, num_classes), None)."""
         masks, reductions = self._masks(x), iter(self.reductions)

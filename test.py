@@ -2,7 +2,8 @@
 
     python test.py --model_path runs/digits/model.pt                      # a checkpoint that describes itself
     python test.py --auxiliary --model_path ./trained_model/cifar10_model.pt --set cifar10
-    python test.py --model_path runs/mine/model.pt --predict cat.jpg dog.png
+    python test.py --model_path runs/mine/checkpoint.pt                   # of a training that is not finished
+    python test.py --model_path runs/mine/model.pt --predict cat.jpg photos --json predictions.json
     python test.py --model_path runs/mine/model.pt --export mine.onnx
 
 A bare state dict, such as published ones, needs the flags of its network: --set, --arch, --init_channels,
@@ -12,16 +13,13 @@ A bare state dict, such as published ones, needs the flags of its network: --set
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from common.flags import check_new_file, parse, run_script
+from common.flags import parse, run_script
 from training.config import EvaluationConfig
 
 PUBLISHED = {"arch": "RelativeNAS", "init_channels": 36, "layers": 20}
-NO_EFFECT = {  # what has none where images are named or the network is written, instead of a test
-    "predict": ("json", "precision"),
-    "export": ("data", "batch_size", "json", "precision", "device", "channels_last"),
-}
 
 
 @dataclass(frozen=True)
@@ -32,57 +30,23 @@ class Config(EvaluationConfig):
     set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] | None = None
     """data set to test on; default that of the training, or cifar10"""
 
-    # --- instead of a test
-    predict: tuple[str, ...] | None = None
-    """name the classes of these image files"""
-    export: str | None = None
-    """write the network as ONNX to this file, which must not exist"""
-
-    def check(self) -> None:
-        """Raise ValueError for what cannot work, whatever the checkpoint is."""
-        super().check()
-        check_new_file("export", self.export)
-        if self.predict == ():
-            raise ValueError("--predict: no image file is given")
-        if self.predict and self.export:
-            raise ValueError("--predict and --export: choose one of them")
-        instead = "predict" if self.predict else "export" if self.export else ""
-        for name in NO_EFFECT.get(instead, ()):
-            if getattr(self, name) != getattr(Config, name):
-                raise ValueError(f"--{name} {getattr(self, name)}: has no effect with --{instead}")
-
 
 if __name__ == "__main__":
     config = parse(Config)  # first: what is imported below takes seconds
 
 import torch
 
-from common import checkpoint, distributed
+from common import distributed
 from images import files, sets
-from model import Network, NetworkCIFAR, count
+from model import count
 from skeletons import SMALL, skeleton
 from training import card
-from training.evaluation import check_finite, report
-from training.inference import export_onnx, fold_batch_norm
-from training.weights import facts_of_file, facts_of_flags, load_network, place
+from training.evaluation import report
+from training.export import export
+from training.inference import fold_batch_norm
+from training.prediction import predict
+from training.weights import Loaded, facts_of_flags, load_described, load_network, place
 from utils import say
-
-
-@dataclass
-class Loaded:
-    """A network from a file, and what the file says of the images that it was trained on."""
-
-    network: Network
-    set: str | None = None  # None: a bare state dict
-    description: str = ""
-    folder: str = "data"
-    classes: list[str] | None = None
-    statistics: sets.Statistics | None = None
-
-    def __str__(self) -> str:
-        if self.set is None:
-            return "images that the file does not name"
-        return f"{self.set} ({self.description})" if self.description else self.set
 
 
 def main(config: Config) -> None:
@@ -90,16 +54,20 @@ def main(config: Config) -> None:
     files.limit_pixels(config.max_megapixels)
     with card.reading("model_path", config.model_path):
         loaded = load(config)
-    size = count(loaded.network)
-    network = fold_batch_norm(loaded.network) if config.fold else loaded.network.eval()
+    network, size = loaded.network, count(loaded.network)
+    loaded.network = fold_batch_norm(network) if config.fold else network.eval()
     if config.export:
-        if distributed.is_main():
-            difference = export_onnx(network, config.export)
-            print(f"wrote {config.export}; its logits differ from PyTorch's by at most {difference:.1e}")
-    elif config.predict:
-        predict(place(network, config.channels_last, device), loaded, config)
+        side = network.image_size[0]
+        how = f"scale the shorter side to {side} pixels and crop the middle square"
+        export(loaded, normalisation(loaded, config), config, how)
     else:
-        test(place(network, config.channels_last, device), loaded, config, size)
+        place(loaded.network, config.channels_last, device)
+        if config.predict:
+            pixels = network.image_size[0], network.in_channels
+            read = partial(sets.read_image, image_size=pixels[0], channels=pixels[1])
+            predict(loaded, normalisation(loaded, config), read, config)
+        else:
+            test(loaded, config, size)
     distributed.close()
 
 
@@ -108,28 +76,22 @@ def load(config: Config) -> Loaded:
 
     ValueError where flags contradict a checkpoint that describes itself, or where the weights do not fit.
     """
-    state = checkpoint.load(config.model_path)
-    if state.get("kind") != "network":
+    loaded, state = load_described(SMALL, config)
+    if loaded is None:
         weights = state.get("state_dict", state)
         size = {"digits": 8, "fashion_mnist": 28}.get(config.set or "", 32)
         facts = facts_of_flags(config, PUBLISHED, weights, "stem.0.weight") | {"image_size": size}
         return Loaded(load_network(skeleton(facts["genotype"]), config, facts, weights))
-    kind = next((kind for kind in SMALL if kind.__name__ == state["network"]["class"]), NetworkCIFAR)
-    facts, weights = facts_of_file(state, kind, config), state["state_dict"]
     if config.set and (config.predict or config.export):
         raise ValueError(f"--set {config.set}: no effect, as the file says how its images were normalised")
-    network, images = load_network(kind, config, facts, weights), state["images"]
-    statistics = sets.Statistics(tuple(images["mean"]), tuple(images["std"]))
-    if not len(statistics.mean) == len(statistics.std) == network.in_channels:
-        raise TypeError(f"mean and std of {len(statistics.mean)} channels for {network.in_channels}")
-    folder, description = state["recipe"].get("data", "data"), images.get("description", "")
-    return Loaded(network, images["set"], description, folder, images["classes"], statistics)
+    return loaded
 
 
 def load_images(config: Config, loaded: Loaded) -> tuple[str, sets.ImageSet, sets.Statistics]:
     """What is tested on, its test images, and what to normalise with; ValueError where they do not suit."""
     network, name = loaded.network, config.set or loaded.set or "cifar10"
-    folder = config.data or (loaded.folder if name == loaded.set else "data")
+    recorded = loaded.card.get("recipe", {}).get("data", "data") if name == loaded.set else "data"
+    folder = config.data or recorded
     size = network.image_size[0]
     images = sets.load(name, folder, "test", resized(loaded, name))
     if images.num_classes != network.num_classes:
@@ -149,6 +111,11 @@ def load_images(config: Config, loaded: Loaded) -> tuple[str, sets.ImageSet, set
 def resized(loaded: Loaded, name: str) -> int | None:
     """The pixels that the images of a set take: those of the network; other sets than its own keep theirs."""
     return loaded.network.image_size[0] if name in ("folder", loaded.set) else None
+
+
+def normalisation(loaded: Loaded, config: Config) -> sets.Statistics:
+    """What to normalise images with that are of no data set."""
+    return find_statistics(loaded, config.set or "cifar10", config.data or "data")
 
 
 def find_statistics(loaded: Loaded, name: str, folder: str) -> sets.Statistics:
@@ -181,35 +148,19 @@ def match_classes(images: sets.ImageSet, loaded: Loaded, name: str, folder: str)
     return sets.ImageSet(images.images, labels[images.labels], tuple(wanted))
 
 
-def test(network: Network, loaded: Loaded, config: Config, size: tuple[int, int]) -> None:
+def test(loaded: Loaded, config: Config, size: tuple[int, int]) -> None:
     """Test on all test images, and print and write what was found; `size`: parameters and multiply-adds."""
     name, images, statistics = load_images(config, loaded)
     say(f"{config.model_path}: trained on {loaded}; tested on {len(images)} images of {name}")
     batches = sets.batches(
-        images.to(next(network.parameters()).device),
+        images.to(next(loaded.network.parameters()).device),
         config.batch_size,
         statistics,
         channels_last=config.channels_last,
         shard=(distributed.rank(), distributed.world_size()),
     )
-    report(network, batches, len(images), size, config, {"tested_on": name, "trained_on": str(loaded)})
-
-
-def predict(network: Network, loaded: Loaded, config: Config) -> None:
-    """Print the most probable classes of each image file; the files are read before any is printed."""
-    statistics = find_statistics(loaded, config.set or "cifar10", config.data or "data")
-    paths, size = config.predict or (), network.image_size[0]
-    images = torch.stack([sets.read_image(path, size, network.in_channels) for path in paths])
-    device = next(network.parameters()).device
-    with torch.no_grad():
-        batches = (sets.normalise(x.to(device), statistics) for x in images.split(config.batch_size))
-        logits = torch.cat([network(batch)[0] for batch in batches])
-    check_finite(logits, config.model_path)
-    best = logits.softmax(1).topk(min(3, network.num_classes))
-    names = loaded.classes or [f"class {label}" for label in range(network.num_classes)]
-    for path, shares, labels in zip(paths, best.values, best.indices, strict=True):
-        found = [f"{names[i]} {share:.1%}" for share, i in zip(shares.tolist(), labels.tolist(), strict=True)]
-        say(f"{path}: {', '.join(found)}")
+    origin = {"tested_on": name, "trained_on": str(loaded)}
+    report(loaded.network, batches, len(images), size, config, origin)
 
 
 if __name__ == "__main__":

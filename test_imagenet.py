@@ -1,7 +1,9 @@
-"""Evaluate a checkpoint on class folders of large images, such as ImageNet's.
+"""Evaluate a checkpoint on class folders of large images, such as ImageNet's; name images; export.
 
     python test_imagenet.py --model_path runs/imagenet/model.pt --data imagenet
     torchrun --nproc_per_node 8 test_imagenet.py --model_path runs/imagenet/model.pt --data imagenet
+    python test_imagenet.py --model_path runs/imagenet/model.pt --predict cat.jpg photos --json found.json
+    python test_imagenet.py --model_path runs/imagenet/model.pt --export imagenet.onnx
     python test_imagenet.py --auxiliary --model_path imagenet_model.pt --data imagenet     # a bare state dict
 
 The folder holds val/CLASS/*.jpg, or the class folders themselves. Checkpoints of this project describe their
@@ -11,6 +13,7 @@ network; for others the flags do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.flags import check_range, parse, run_script
@@ -43,19 +46,27 @@ class Config(EvaluationConfig):
         check_range(self, "workers", 0)
         check_range(self, "image_size", SMALLEST_IMAGE)
         super().check()
+        for name in ("data", "workers"):
+            if (self.predict or self.export) and getattr(self, name) != getattr(Config, name):
+                instead = "predict" if self.predict else "export"
+                raise ValueError(f"--{name} {getattr(self, name)}: has no effect with --{instead}")
 
 
 if __name__ == "__main__":
     config = parse(Config)  # first: what is imported below takes seconds
 
-from common import checkpoint, distributed
-from images import files
-from images.large import LargeImages
+import torch
+
+from common import distributed
+from images import files, large
+from images.sets import IMAGENET_STATISTICS
 from model import NetworkImageNet, count
 from training import card
 from training.evaluation import report
+from training.export import export
 from training.inference import fold_batch_norm
-from training.weights import facts_of_file, facts_of_flags, load_network, place
+from training.prediction import predict
+from training.weights import Loaded, facts_of_flags, load_described, load_network, place
 from utils import say
 
 
@@ -63,11 +74,25 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     files.limit_pixels(config.max_megapixels)
     with card.reading("model_path", config.model_path):
-        network, classes, trained = load(config)
-    images = load_images(config, network.image_size[0], network.num_classes, classes)
-    size = count(network)
-    network = place(fold_batch_norm(network) if config.fold else network, config.channels_last, device)
-    say(f"{config.model_path}: trained on {trained}; tested on {len(images)} images of {config.data}")
+        loaded = load(config)
+    network, size, side = loaded.network, count(loaded.network), loaded.network.image_size[0]
+    loaded.network = fold_batch_norm(network) if config.fold else network.eval()
+    if config.export:
+        how = f"scale the shorter side to {side * 8 // 7} pixels and crop the middle {side}x{side}"
+        export(loaded, IMAGENET_STATISTICS, config, how)
+    else:
+        place(loaded.network, config.channels_last, device)
+        if config.predict:
+            predict(loaded, IMAGENET_STATISTICS, partial(large.read_image, image_size=side), config)
+        else:
+            test(loaded, config, size, device)
+    distributed.close()
+
+
+def test(loaded: Loaded, config: Config, size: tuple[int, int], device: torch.device) -> None:
+    """Test on all images, and print and write what was found; `size`: parameters and multiply-adds."""
+    images = load_images(config, loaded)
+    say(f"{config.model_path}: trained on {loaded}; tested on {len(images)} images of {config.data}")
     batches = images.batches(
         config.batch_size,
         device,
@@ -76,32 +101,30 @@ def main(config: Config) -> None:
         workers=config.workers,
         channels_last=config.channels_last,
     )
-    report(network, batches, len(images), size, config, {"data": config.data, "trained_on": trained})
-    distributed.close()
+    origin = {"data": config.data, "trained_on": str(loaded)}
+    report(loaded.network, batches, len(images), size, config, origin)
 
 
-def load(config: Config) -> tuple[NetworkImageNet, list[str] | None, str]:
-    """The network of the checkpoint, its classes if it names them, and what it was trained on, in words.
+def load(config: Config) -> Loaded:
+    """The network of the checkpoint, and what is known of it; seen at --image_size, where that is given.
 
     ValueError where flags contradict a checkpoint that describes itself, or where the weights do not fit.
     """
-    state = checkpoint.load(config.model_path)
-    if state.get("kind") == "network":
-        facts, weights = facts_of_file(state, NetworkImageNet, config), state["state_dict"]
-        classes = state["images"]["classes"]
-        trained = f"{state['images']['set']} ({len(classes)} classes)"
-    else:
-        weights, classes, trained = state.get("state_dict", state), None, "images that the file does not name"
+    loaded, state = load_described((NetworkImageNet,), config, config.image_size)
+    if loaded is None:
+        weights = state.get("state_dict", state)
         facts = facts_of_flags(config, PUBLISHED, weights, "stem0.0.weight")
-    facts |= {"in_channels": 3, "image_size": config.image_size or facts["image_size"]}
-    return load_network(NetworkImageNet, config, facts, weights), classes, trained
+        facts |= {"in_channels": 3, "image_size": config.image_size or facts["image_size"]}
+        return Loaded(load_network(NetworkImageNet, config, facts, weights))
+    return loaded
 
 
-def load_images(config: Config, size: int, num_classes: int, classes: list[str] | None) -> LargeImages:
+def load_images(config: Config, loaded: Loaded) -> large.LargeImages:
     """The images to test; ValueError where their classes are not those of the network."""
     folder = Path(config.data).expanduser()
     folder = folder / "val" if (folder / "val").is_dir() else folder
-    images = LargeImages(folder, size, training=False)
+    images = large.LargeImages(folder, loaded.network.image_size[0], training=False)
+    classes, num_classes = loaded.classes, loaded.network.num_classes
     if classes is not None and (odd := sorted(set(classes) ^ set(images.classes))):
         where = "network" if odd[0] in classes else "folder"
         raise ValueError(f"--data {folder}: class {odd[0]!r} is one of the {where} only")

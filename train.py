@@ -13,7 +13,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +81,7 @@ from common.run_folder import SETTINGS, RunFolder, new_name, resume
 from images import files, sets
 from images.augmentation import Augmentation
 from skeletons import skeleton
-from training import loop
+from training import card, loop
 from training.evaluation import Batches
 from training.precision import choose_precision
 from training.run import TrainingRun
@@ -89,7 +91,11 @@ from utils import derive_seed, say
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, free=("data", "device", "checkpoint_steps", "tensorboard", "max_megapixels"))
+        config = resume(
+            config,
+            free=("data", "device", "checkpoint_steps", "tensorboard", "max_megapixels"),
+            advise=partial(card.train_on, "train.py"),
+        )
     device = distributed.init(config.device)
     config = with_set(config)
     torch.set_num_threads(config.threads)
@@ -121,7 +127,8 @@ def main(config: Config) -> None:
         )
         if loop.finish(run, config, images, "train.py", "validation" if config.validate else "test"):
             path = run.folder.path / "model.pt"
-            run.folder.log.info(f"wrote {path}; evaluate it with: test.py --model_path {path}")
+            how = shlex.join(["python", "test.py", "--model_path", str(path)])
+            run.folder.log.info(f"wrote {path}; evaluate it with: {how}")
 
 
 def with_set(config: Config) -> Config:
@@ -140,11 +147,11 @@ def with_set(config: Config) -> Config:
     except (ValueError, LookupError, TypeError, RecursionError):
         name = data = size = None
     if name not in sets.SETS or not isinstance(data, str) or not isinstance(size, int | None):
-        raise ValueError(f"{file}: does not say which images the search used; give --set")
+        raise ValueError(f"{file}: does not say which images the run used; give --set")
     data = data if config.data == Config.data else config.data
     size = size if config.image_size is None else config.image_size
     words = f"{name} {data}" if name == "folder" else name
-    say(f"--set is not given: {words}, as the search {config.arch} had")
+    say(f"--set is not given: {words}, as the run {config.arch} had")
     return dataclasses.replace(config, set=name, data=data, image_size=size)
 
 

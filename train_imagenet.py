@@ -10,7 +10,9 @@ val/ are looked at once, after the last epoch.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ from images import files
 from images.large import LargeImages
 from images.sets import IMAGENET_STATISTICS
 from model import NetworkImageNet
-from training import loop
+from training import card, loop
 from training.evaluation import Batches
 from training.precision import choose_precision
 from training.run import TrainingRun
@@ -77,7 +79,11 @@ from training.weights import draw_network
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, free=("data", "device", "workers", "checkpoint_steps", "max_megapixels"))
+        config = resume(
+            config,
+            free=("data", "device", "workers", "checkpoint_steps", "max_megapixels"),
+            advise=partial(card.train_on, "train_imagenet.py"),
+        )
     device = distributed.init(config.device)
     torch.set_num_threads(config.threads)
     images = load(config, device)
@@ -98,8 +104,8 @@ def main(config: Config) -> None:
         loop.train(run, config, images)
         if loop.finish(run, config, images, "train_imagenet.py"):
             path = run.folder.path / "model.pt"
-            how = f"test_imagenet.py --model_path {path} --data {config.data}"
-            run.folder.log.info(f"wrote {path}; evaluate it with: {how}")
+            how = ["python", "test_imagenet.py", "--model_path", str(path), "--data", config.data]
+            run.folder.log.info(f"wrote {path}; evaluate it with: {shlex.join(how)}")
 
 
 @dataclass

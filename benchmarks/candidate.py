@@ -3,16 +3,19 @@
     python benchmarks/candidate.py
     python benchmarks/candidate.py --seconds 5 --repeats 5 --json result.json
 
-A candidate is the RelativeNAS cell in a small network. The images are random. Two processes of one thread
-each are measured beside one process of two threads.
+A candidate is the RelativeNAS cell in a small network, with the batches that a search has by default, in
+float32 and bfloat16. The images are random. Two processes of one thread each are measured beside one process
+of two threads.
 """
 
+import itertools
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 
 import genotypes
 from common.flags import check_range, parse, run_script
+from common.kernels import keep_memory
 from images import sets
 from images.augmentation import Augmentation
 from model_search import WeightSet
@@ -43,8 +47,10 @@ class Config:
     """Cells."""
     image_size: int = 32
     """Height and width in pixels."""
-    batch_size: int = 64
-    """Images per step."""
+    batch_size: int = 256
+    """Images per step, of training and evaluating, of each process: each has a candidate of its own."""
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Precisions of both paths."""
     seconds: float = 3.0
     """How long each kind of step is timed in a round."""
     repeats: int = 3
@@ -97,19 +103,21 @@ def candidate(config: Config, path: str) -> tuple[nn.Module, Iterator[tuple[Tens
     return network, plain.batches(images, config.batch_size), time.perf_counter() - begin
 
 
-def prepare(config: Config, path: str) -> timing.Prepared:
+def prepare(config: Config, path: str, precision: str) -> timing.Prepared:
     """The two kinds of steps of one candidate."""
+    if path == "project":
+        keep_memory()
     network, batches, start_up = candidate(config, path)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
-    scaler = grad_scaler(torch.device("cpu"), "float32")
+    scaler = grad_scaler(torch.device("cpu"), precision)
     inputs, labels = next(batches)
 
     def train() -> int:
-        loop.train_one_epoch(network, optimizer, [next(batches)], scaler=scaler)
+        loop.train_one_epoch(network, optimizer, [next(batches)], scaler=scaler, precision=precision)
         return config.batch_size
 
     def evaluate() -> int:
-        evaluation.evaluate(network, [(inputs, labels)])
+        evaluation.evaluate(network, [(inputs, labels)], precision)
         return config.batch_size
 
     return timing.Prepared({"training": train, "evaluating": evaluate}, {"start-up (s)": start_up})
@@ -134,17 +142,18 @@ def main(config: Config) -> None:
     results: dict[str, list[dict[str, float]]] = {}
     for _ in range(config.repeats):
         for processes, threads in ((1, 2), (2, 1)):
-            for path in ("plain", "project"):
-                name = f"{path}, {processes} x {threads} threads"
-                found = timing.in_processes(prepare, (config, path), processes, threads, config.seconds)
+            for path, precision in itertools.product(("plain", "project"), config.precisions):
+                name = f"{path} {precision}, {processes} x {threads} threads"
+                arguments = (config, path, precision)
+                found = timing.in_processes(prepare, arguments, processes, threads, config.seconds)
                 results.setdefault(name, []).append(found)
     names = ("training", "per CPU s", "evaluating", "per CPU s", "start-up", "memory")
-    print(f"{'medians, images per second':28}" + "".join(f"{name:>12}" for name in names))
+    print(f"{'medians, images per second':34}" + "".join(f"{name:>12}" for name in names))
     for name, rounds in results.items():
         figures = [statistics.median(found[key] for found in rounds) for key in rounds[0]]
         units = ("{:.1f}", "{:.1f}", "{:.1f}", "{:.1f}", "{:.3f} s", "{:.0f} MiB")
         cells = (unit.format(figure) for unit, figure in zip(units, figures, strict=True))
-        print(f"{name:28}" + "".join(f"{cell:>12}" for cell in cells))
+        print(f"{name:34}" + "".join(f"{cell:>12}" for cell in cells))
     flops = origin["hardware"]["gflops_float32_matrix_product"]
     print(f"2048-cube matrix product: {flops} GFLOP/s; logits of the two paths differ by {difference:.1e}")
     evidence.write(config.json, origin | {"largest_difference": difference, "rounds": results})

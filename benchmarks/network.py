@@ -1,14 +1,16 @@
 """Speed of a full-size network, beside the plain path.
 
     python benchmarks/network.py
-    python benchmarks/network.py --processes 1 --threads 2 --json result.json
+    python benchmarks/network.py --backends onnxruntime openvino --json result.json
 
-RelativeNAS at 36 channels and 20 layers. The input is one batch of random images, made beforehand.
+RelativeNAS at 36 channels and 20 layers, with the batches that train.py and test.py have by default, in
+float32 and bfloat16. The input is one batch of random images, made beforehand.
 """
 
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
@@ -16,13 +18,15 @@ import evidence
 import plain
 import timing
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import genotypes
 from common import checkpoint
 from common.flags import check_range, parse, run_script
+from common.kernels import keep_memory
 from model import NetworkCIFAR, load_network_state
 from training import evaluation, loop
+from training.backends import Engine
 from training.inference import fold_batch_norm
 from training.precision import grad_scaler
 
@@ -37,10 +41,16 @@ class Config:
     """Channels of the first cell."""
     layers: int = 20
     """Cells."""
-    batch_size: int = 32
-    """Images per step."""
+    batch_size: int = 128
+    """Images per training step, of all processes together as in train.py."""
+    evaluation_batch_size: int = 256
+    """Images per step of evaluating, of all processes together as in test.py."""
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Precisions of both paths."""
+    backends: tuple[Literal["onnxruntime", "openvino"], ...] = ()
+    """Engines that evaluate too, as by test.py --backend."""
     processes: int = 2
-    """Processes at once, each with its own network."""
+    """Processes at once, each with its own network and its share of a batch."""
     threads: int = 1
     """CPU threads of each process."""
     seconds: float = 5.0
@@ -53,34 +63,61 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "init_channels layers processes threads repeats", 1)
-        check_range(self, "batch_size", 2)
+        check_range(self, "batch_size evaluation_batch_size", 2 * self.processes)
         check_range(self, "seconds", 0, open_low=True)
         evidence.check_output(self.json)
 
 
-def prepare(config: Config, path: str) -> timing.Prepared:
-    """The two kinds of steps of one network."""
+def variants(config: Config) -> dict[str, tuple[str, str]]:
+    """What is measured: path and precision by name, the plain path in float32 first."""
+    found: dict[str, tuple[str, str]] = {
+        f"{path} {name}": (path, name) for name in config.precisions for path in ("plain", "project")
+    }
+    engines = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16")}
+    return found | {
+        f"{backend} {name}": (backend, name)
+        for backend in config.backends
+        for name in engines[backend]
+        if name in config.precisions
+    }
+
+
+def prepare(config: Config, path: str, precision: str) -> timing.Prepared:
+    """The two kinds of steps of one network; an engine has that of evaluating alone."""
     torch.manual_seed(0)
     cell = genotypes.lookup("RelativeNAS")
     ours = NetworkCIFAR(config.init_channels, 10, config.layers, False, cell)
-    network: nn.Module = ours if path == "project" else plain.PlainNetwork(ours, everything=False)
-    evaluated: nn.Module = fold_batch_norm(ours) if path == "project" else network
-    if path == "project":
+    network: nn.Module = plain.PlainNetwork(ours, everything=False) if path == "plain" else ours
+    evaluated: nn.Module = network
+    if path != "plain":
+        keep_memory()
         network.to(memory_format=torch.channels_last)
-        evaluated.to(memory_format=torch.channels_last)
+        evaluated = fold_batch_norm(ours)
+    if path in ("onnxruntime", "openvino"):
+        # Else all logits are equal, and nothing is compared.
+        evaluation.recalibrate_batch_norm(ours, [random_batch(8, True)])
+        evaluated = Engine(fold_batch_norm(ours), path, precision)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
-    scaler = grad_scaler(torch.device("cpu"), "float32")
-    batch = (torch.randn(config.batch_size, 3, 32, 32), torch.arange(config.batch_size) % 10)
+    scaler = grad_scaler(torch.device("cpu"), precision)
+    batch = random_batch(config.batch_size // config.processes, path != "plain")
+    larger = random_batch(config.evaluation_batch_size // config.processes, path != "plain")
 
     def train() -> int:
-        loop.train_one_epoch(network, optimizer, [batch], scaler=scaler)
-        return config.batch_size
+        loop.train_one_epoch(network, optimizer, [batch], scaler=scaler, precision=precision)
+        return len(batch[1])
 
     def evaluate() -> int:
-        evaluation.evaluate(evaluated, [batch])
-        return config.batch_size
+        evaluation.evaluate(evaluated, [larger], precision)
+        return len(larger[1])
 
-    return timing.Prepared({"training": train, "evaluating": evaluate}, {})
+    steps = {"training": train, "evaluating": evaluate}
+    return timing.Prepared(steps if path in ("plain", "project") else {"evaluating": evaluate}, {})
+
+
+def random_batch(count: int, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Images (count, 3, 32, 32), in channels_last or contiguous memory, and labels."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.randn(count, 3, 32, 32).contiguous(memory_format=layout), torch.arange(count) % 10
 
 
 def largest_differences(config: Config) -> dict[str, float]:
@@ -91,7 +128,7 @@ def largest_differences(config: Config) -> dict[str, float]:
     """
     torch.manual_seed(0)
     timed = NetworkCIFAR(config.init_channels, 10, config.layers, False, genotypes.lookup("RelativeNAS"))
-    images = torch.randn(config.batch_size, 3, 32, 32)
+    images = torch.randn(min(32, config.batch_size), 3, 32, 32)
     evaluation.recalibrate_batch_norm(timed, [(images, torch.empty(0))])  # else the logits are all but equal
     state = checkpoint.load(TRAINED, "network")
     facts, cell = state["network"], genotypes.from_dict(state["network"]["genotype"])
@@ -114,15 +151,18 @@ def main(config: Config) -> None:
     differences = largest_differences(config)
     results: dict[str, list[dict[str, float]]] = {}
     for _ in range(config.repeats):
-        for path in ("plain", "project"):
+        for name, (path, precision) in variants(config).items():
             found = timing.in_processes(
-                prepare, (config, path), config.processes, config.threads, config.seconds
+                prepare, (config, path, precision), config.processes, config.threads, config.seconds
             )
-            results.setdefault(path, []).append(found)
+            results.setdefault(name, []).append(found)
+    baseline = next(iter(results))
     for kind in ("training", "training" + timing.CPU, "evaluating", "evaluating" + timing.CPU):
-        rates = {path: [found[kind] for found in rounds] for path, rounds in results.items()}
+        rates = {
+            name: [found[kind] for found in rounds] for name, rounds in results.items() if kind in rounds[0]
+        }
         print(f"{kind}, {config.processes} x {config.threads} threads")
-        print(timing.table(rates, "plain"))
+        print(timing.table(rates, baseline))
     flops = origin["hardware"]["gflops_float32_matrix_product"]
     print(f"2048-cube matrix product: {flops} GFLOP/s; largest differences of the logits: ", end="")
     print(", ".join(f"{name} {difference:.1e}" for name, difference in differences.items()))

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.kernels import keep_memory
+
 Value = TypeVar("Value")
 
 
@@ -43,6 +45,8 @@ def init(device: str = "auto") -> torch.device:
         if (chosen.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"--device {chosen}: this machine has {torch.cuda.device_count()} CUDA devices")
         torch.cuda.set_device(chosen)
+    if chosen.type == "cpu":
+        keep_memory()
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         # A process may wait for another one through a whole candidate's training, or an epoch.
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
@@ -57,6 +61,15 @@ def _die_with_torchrun() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a C library without prctl
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def command(program: str) -> list[str]:
+    """The words that start `program` in as many processes as there are now."""
+    if world_size() == 1:
+        return ["python", program]
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    nodes = ["--nnodes", str(world_size() // here)] if world_size() > here else []
+    return ["torchrun", *nodes, "--nproc_per_node", str(here), program]
 
 
 def close() -> None:

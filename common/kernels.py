@@ -1,17 +1,31 @@
 """CPU kernels: what PyTorch does slowly when a network trains on the CPU, with the same results to rounding.
 
 `concatenate` and `halves` take tensors on any device and use PyTorch's own functions where `quick` says so;
-`Depthwise` is for tensors that are `quick`. Images are (N, C, H, W).
+`Depthwise` is for tensors that are `quick`. Images are (N, C, H, W). `keep_memory` is for a whole process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next tensor, where it is glibc's; nothing else changes.
+
+    It would hand back tensors of more than 32 MiB at once, and each new one would be mapped and cleared page
+    by page: 2.5 of the 9 s of CPU time of a step with 96 images of 32x32 in a full-size network.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(parameter, 2**31 - 1)
 
 
 def to_channels_last(x: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ import itertools
 import json
 import logging
 import os
+import shlex
 import sys
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -107,7 +108,8 @@ class RunFolder:
             if not distributed.stopped(error):
                 raise
             distributed.stop_calmly()
-            self.log.info(f"stopped; go on with: {program} --resume {self.path}")
+            go_on = [*distributed.command(program), "--resume", str(self.path)]
+            self.log.info(f"stopped; go on with: {shlex.join(go_on)}")
             raise KeyboardInterrupt from None
         finally:
             self.unlock()
@@ -228,11 +230,17 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint or (hint is float and type(value) is int)
 
 
-def resume(given: Config, free: Sequence[str], args: Sequence[str] | None = None) -> Config:
+def resume(
+    given: Config,
+    free: Sequence[str],
+    args: Sequence[str] | None = None,
+    advise: Callable[[Config, Config], str] = lambda stored, asked: "",
+) -> Config:
     """The settings of the run that `given.resume` names, after checking them against the command line.
 
     Flags that are not on the command line take the stored values. Those that are must agree, except the
-    ones in `free`. Raises ValueError that names all flags that differ, with both values.
+    ones in `free`. Raises ValueError that names all flags that differ, with both values, and ends with what
+    `advise` makes of the settings stored and asked for.
     """
     path = given.resume  # type: ignore[attr-defined]
     stored = read_settings(path, type(given))
@@ -243,5 +251,7 @@ def resume(given: Config, free: Sequence[str], args: Sequence[str] | None = None
         if before != now and field.name not in (*PLACES, *free):
             differing.append(f"--{field.name} (was {before}, now {now})")
     if differing:
-        raise ValueError(f"--resume {path}: other settings than the run's: {', '.join(differing)}")
+        raise ValueError(
+            f"--resume {path}: other settings than the run's: {', '.join(differing)}{advise(stored, asked)}"
+        )
     return asked

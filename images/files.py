@@ -192,8 +192,8 @@ def limit_pixels(megapixels: float) -> None:
 def open_image(path: str | Path) -> Image.Image:
     """A whole image, turned upright as its EXIF data say. ValueError names a file that cannot be read.
 
-    Nothing is decoded of an image of more pixels than `limit_pixels` allows. Grey of more than 8 bits is
-    refused; colours of 16 bits Pillow itself brings down to 8.
+    Nothing is decoded of an image of more pixels than `limit_pixels` allows. 16 bits become the upper 8;
+    colours Pillow itself brings down. More than 16 bits are refused.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
@@ -201,12 +201,15 @@ def open_image(path: str | Path) -> Image.Image:
             if pixels > most:
                 allowed = f"allowed are {most / 1e6:g}, see --max_megapixels"
                 raise ValueError(f"it has {pixels / 1e6:.1f} megapixels; {allowed}")
-            if file.mode[0] in "IF":
-                raise ValueError(f"its values have mode {file.mode}, more than 8 bits: convert it")
+            sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
+            if file.mode[0] in "IF" and not sixteen:
+                raise ValueError(f"its values have mode {file.mode}, more than 16 bits: convert it")
             file.load()
             image: Image.Image = file
             with contextlib.suppress(*UNREADABLE):  # left as it is where the EXIF data are damaged
                 image = ImageOps.exif_transpose(file)
+        if sixteen:
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         # Pillow warns of a palette with transparency that becomes colours without it in one step.
         return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     except UNREADABLE as error:

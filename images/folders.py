@@ -88,6 +88,22 @@ def list_classes(folder: Path, stamps: bool = True) -> Listing:
     return Listing(paths, np.array(labels, dtype=np.int64), tuple(classes), "\n".join(lines))
 
 
+def find_images(path: str) -> list[str]:
+    """The images in a folder and the folders in it, in sorted order; what is no folder is given back.
+
+    Hidden files and folders are passed over. ValueError where a folder holds no image.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    found = []
+    for folder, inside, names in os.walk(path):
+        inside[:] = sorted(name for name in inside if name[0] != ".")
+        found += [os.path.join(folder, name) for name in sorted(names) if _counts(name)]
+    if not found:
+        raise ValueError(f"{path}: holds no image (that is: {' '.join(SUFFIXES)})")
+    return found
+
+
 def _counts(name: str) -> bool:
     return name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
 

@@ -29,8 +29,6 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, folder: str | Path, image_size: int, training: bool, seed: int = 0) -> None:
-        from torchvision.transforms import v2
-
         listing = folders.list_classes(Path(folder).expanduser(), stamps=False)
         # One array instead of a million strings: workers would copy those by counting references.
         self._paths = np.array([os.fsencode(path) for path in listing.paths])
@@ -38,11 +36,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
         names = "\n".join("/".join(path.rsplit(os.sep, 2)[-2:]) for path in listing.paths)
         self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()  # wherever the folder lies
         self.seed, self.epoch, self._image_size = seed, 0, image_size
-        steps: list[Any] = [v2.Resize(image_size * 8 // 7), v2.CenterCrop(image_size)]
-        if training:
-            jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
-            steps = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(), jitter]
-        self._transform = v2.Compose(steps)
+        self._transform = _transform(image_size, training)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,6 +93,22 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
             images, labels = (x.to(device, non_blocking=True) for x in batch)
             images = scaled(images.permute(0, 3, 1, 2), *factors)
             yield images if channels_last else images.contiguous(), labels
+
+
+def _transform(image_size: int, training: bool) -> Any:
+    """What makes a picture of any size one of `image_size`."""
+    from torchvision.transforms import v2
+
+    if not training:
+        return v2.Compose([v2.Resize(image_size * 8 // 7), v2.CenterCrop(image_size)])
+    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
+    return v2.Compose([v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(), jitter])
+
+
+def read_image(path: str, image_size: int) -> Tensor:
+    """An image file as evaluation sees it, uint8 (3, image_size, image_size); ValueError names the file."""
+    picture = _transform(image_size, training=False)(files.open_image(path).convert("RGB"))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _named_by_flag(loader: Iterable[Any], workers: int) -> Iterator[Any]:

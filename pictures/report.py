@@ -40,8 +40,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-def training_command(arch: str | Path, settings: Mapping[str, Any]) -> str:
-    """The command line that trains `arch`, found by a search of these settings, on the same images.
+def training_command(arch: str | Path, settings: Mapping[str, Any], images: int | None = None) -> str:
+    """The command line that trains `arch`, found by a search of these settings, on the same `images`.
 
     Its size is that of the limits, where the search had any; else it stands to the candidates' as the
     published network (36 channels, 20 cells) stands to the published candidates (16, 8). A cell of
@@ -60,7 +60,8 @@ def training_command(arch: str | Path, settings: Mapping[str, Any]) -> str:
     words += ["--data", data] if name == "folder" or data != "data" else []
     words += ["--image_size", settings["image_size"]] if settings.get("image_size") else []
     words += ["--init_channels", size[0], "--layers", size[1]]
-    words += ["--batch_size", settings["batch_size"]] if settings.get("batch_size", 256) < 128 else []
+    batch_size = min(settings.get("batch_size", 256), images or 128)
+    words += ["--batch_size", batch_size] if batch_size < 128 else []
     words += ["--auxiliary", "--cutout"] if name in ("cifar10", "cifar100") and not graph else []
     return shlex.join(str(word) for word in words)
 
@@ -115,7 +116,7 @@ def _cells(run: RecordedRun, drawings: dict[str, str]) -> str:
         "<p>The search is not finished: this cell has the lowest loss among those trained in the last "
         "generation.</p>"
     )
-    command = training_command(run.folder, run.config)
+    command = training_command(run.folder, run.config, run.images)
     use = f"<p>Train it at full size: <code>{escape(command)}</code></p>"
     return (
         f"<h2>{'The winner' if run.finished else 'The best cell so far'}</h2>{'' if run.finished else note}"

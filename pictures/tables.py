@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class RecordedRun:
     generations: list[Row] = field(default_factory=list)
     finalists: list[Row] = field(default_factory=list)
     cell: AnyGenotype | None = None
+    images: int | None = None  # that train and compare, as far as that is known
     finished: bool = False
     incomplete: int = 0  # rows left out because they were cut off
 
@@ -65,9 +67,20 @@ def read_run(folder: Path) -> RecordedRun:
             raise ValueError(f"{settings}: no valid JSON ({error})") from None
         if not isinstance(run.config, dict):
             raise ValueError(f"{settings}: not an object of settings")
+    run.images = _count_images(folder / "log.txt")
     run.finished = (folder / "genotype.json").is_file()
     run.cell = genotypes.lookup(folder) if run.finished else _leader(run.history)
     return run
+
+
+def _count_images(log: Path) -> int | None:
+    """How many images a search had, to train on and to compare by, as the beginning of its log says."""
+    try:
+        with log.open(encoding="utf-8", errors="replace") as file:
+            counts = re.search(r"; (\d+) images train, (\d+) compare", file.read(4096))
+    except OSError:
+        return None
+    return sum(map(int, counts.groups())) if counts else None
 
 
 def _read_table(path: Path, needed: Iterable[str]) -> tuple[list[Row], int]:

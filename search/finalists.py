@@ -89,8 +89,7 @@ def record_winner(run: SearchRun) -> None:
     if str(place) in genotypes.names():
         place = place / "genotype.json"
     images = len(run.task.train) + len(run.task.validation)
-    settings = dataclasses.asdict(run.config) | {"batch_size": min(run.config.batch_size, images)}
-    command = report.training_command(name or place, settings)
+    command = report.training_command(name or place, dataclasses.asdict(run.config), images)
     run.folder.log.info(f"go on with: {command}")
 
 

@@ -20,7 +20,7 @@ import genotypes  # noqa: E402
 from model import NetworkCIFAR  # noqa: E402
 
 CANDIDATE = candidate.Config(init_channels=4, layers=3, image_size=8, batch_size=4)
-NETWORK = network.Config(init_channels=4, layers=3, batch_size=4)
+NETWORK = network.Config(init_channels=4, layers=3, batch_size=8, evaluation_batch_size=8)
 
 
 @pytest.mark.parametrize("name", ["RelativeNAS", "DARTS_V2", "PDARTS"])
@@ -42,11 +42,25 @@ def test_the_plain_candidate_builds_every_operation_of_the_space():
     assert len(cell.unused) == 14 * len(genotypes.PRIMITIVES)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("path", ["plain", "project"])
 @pytest.mark.parametrize(("benchmark", "config"), [(candidate, CANDIDATE), (network, NETWORK)])
-def test_every_kind_of_step_runs(benchmark, config, path):
-    work = benchmark.prepare(config, path)
+def test_every_kind_of_step_runs(benchmark, config, path, precision, monkeypatch):
+    kept = []
+    monkeypatch.setattr(benchmark, "keep_memory", lambda: kept.append(1))  # not in the process of the tests
+    work = benchmark.prepare(config, path, precision)
+    assert len(kept) == (path == "project")
     assert {name: step() for name, step in work.steps.items()} == {"training": 4, "evaluating": 4}
+
+
+def test_an_engine_is_measured_evaluating_alone(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(network, "keep_memory", lambda: None)
+    work = network.prepare(NETWORK, "onnxruntime", "float32")
+    assert {name: step() for name, step in work.steps.items()} == {"evaluating": 4}
+    chosen = network.Config(backends=("onnxruntime", "openvino"), precisions=("bfloat16",))
+    assert list(network.variants(chosen)) == ["plain bfloat16", "project bfloat16", "openvino bfloat16"]
 
 
 def test_paths_that_differ_are_not_timed(monkeypatch):

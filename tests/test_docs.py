@@ -1,7 +1,9 @@
 """README.md and docs/: links lead somewhere, commands are right, figures are those of the records."""
 
+import contextlib
 import functools
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -201,6 +203,23 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: str, scripts: set
         assert code == 0, f"{command}: {err}"
         done.add(path)
     assert done == scripts
+
+
+def test_the_exported_network_is_used_as_its_page_says(visitor: Path, run) -> None:
+    pytest.importorskip("torch", minversion="2.9")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    page = (ROOT / "docs" / "evaluating.md").read_text()
+    (code,) = (body for language, body in FENCE.findall(page) if language == "python")
+    Image.fromarray(np.diag(np.full(8, 250, dtype=np.uint8))).save(visitor / "scan1.png")
+    export = next(command for command in STARTED if "--export" in command.words)
+    status, _, err = run(script("test.py"), *export.split()[1])
+    assert status == 0, err
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})
+    _, named, _ = run(script("test.py"), "--model_path", export.words[3], "--predict scan1.png")
+    assert named.startswith(f"scan1.png: {printed.getvalue().strip()} ")
 
 
 # --- names

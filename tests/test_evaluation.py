@@ -9,6 +9,8 @@ import torch
 from test_loop import Linear, some_batches, train
 from torch import nn
 
+import genotypes
+from model import NetworkCIFAR, NetworkImageNet
 from training import evaluation
 
 
@@ -29,6 +31,33 @@ def test_evaluation_is_by_image_in_order_and_builds_no_graph() -> None:
     assert not result.losses.requires_grad
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     assert result.error == 1 - result.correct.double().mean().item()
+
+
+def test_the_cpu_takes_as_many_images_at_once_as_are_fast_with_the_same_logits() -> None:
+    network = NetworkCIFAR(24, 10, 1, False, genotypes.lookup("DARTS_V2")).eval()
+    assert network.largest_map() == 3 * 24 * 32 * 32
+    seen: list[int] = []
+    network.register_forward_hook(lambda module, inputs, outputs: seen.append(len(inputs[0])))
+    images = torch.randn(100, 3, 32, 32)
+    with torch.no_grad():
+        logits, whole = evaluation.logits_of(network, images), network(images)[0]
+    assert seen == [50, 50, 100]  # 57 images fill 16 MiB
+    assert logits.std(0).min() > 0.01
+    assert torch.allclose(logits, whole, rtol=0, atol=1e-5)
+
+
+def test_the_largest_tensor_of_an_image_is_known() -> None:
+    cell = genotypes.lookup("DARTS_V2")
+    small = NetworkCIFAR(4, 10, 3, False, cell, image_size=16)
+    large = NetworkImageNet(8, 10, 3, False, cell, image_size=64)
+    sizes: list[int] = []
+    for network in (small, large, NetworkCIFAR(4, 10, 2, False, cell, image_size=16)):
+        sizes.clear()
+        for module in network.modules():
+            module.register_forward_hook(lambda module, inputs, outputs: sizes.append(outputs[0].numel()))
+        images = torch.randn(1, 3, *network.image_size)
+        network.eval()(images)
+        assert network.largest_map() == max(sizes)
 
 
 class Given(nn.Module):

@@ -87,8 +87,8 @@ def break_tree(root, wrong):
         path.with_suffix(".jpg").write_bytes(path.with_suffix(".jpg").read_bytes()[:-60])
     elif wrong == "sizes":
         Image.new("RGB", (9, 8)).save(path)
-    elif wrong == "16 bits":
-        Image.fromarray(np.full((8, 8), 4000, dtype=np.uint16)).save(path)
+    elif wrong == "32 bits":
+        Image.fromarray(np.full((8, 8), 4000, dtype=np.int32)).save(path.with_suffix(".tif"))
     elif wrong == "empty class":
         for file in path.parent.iterdir():
             file.rename(file.with_suffix(".txt"))
@@ -105,7 +105,7 @@ def break_tree(root, wrong):
         ("unreadable", r"001\.png cannot be read as an image"),
         ("cut off", r"001\.jpg cannot be read as an image"),
         ("sizes", r"001\.png is 9x8, but .*000\.png is 8x8: --image_size"),
-        ("16 bits", r"001\.png cannot be read .*more than 8 bits"),
+        ("32 bits", r"001\.tif cannot be read .*more than 16 bits"),
         ("empty class", r"bird holds no image"),
         ("one class", r"train has 1 class folders \(bird\)"),
         ("other class", r"class 'cat' is in only one of train/ and test/"),
@@ -138,3 +138,10 @@ def test_other_refusals_of_folders(tmp_path):
         sets.load("folder", tmp_path / "wide")
     Image.new("L", (10, 8)).save(tmp_path / "alone.png")
     assert files.read_image(tmp_path / "alone.png", 8).shape == (8, 8, 1)
+
+
+def test_sixteen_bits_are_the_upper_eight(tmp_path):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1023
+    for name in ("a.png", "a.tif", "a.pgm"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert np.array_equal(files.read_image(tmp_path / name)[..., 0], values >> 8), name

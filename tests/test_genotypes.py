@@ -14,6 +14,7 @@ from conftest import ROOT
 from test_cells import changed
 
 import genotypes
+from common import checkpoint
 from genotypes import check_new_name, lookup, record, to_dict, to_json, validate
 
 RelativeNAS = genotypes.RelativeNAS
@@ -100,7 +101,7 @@ def test_lookup_errors_name_the_file(tmp_path: Path) -> None:
         lookup(str(wrong))
     binary = tmp_path / "model.pt"
     binary.write_bytes(bytes(range(256)) * 8)
-    with pytest.raises(ValueError, match=r"model\.pt: no valid JSON"):
+    with pytest.raises(ValueError, match=r"model\.pt: (damaged|refused)"):
         lookup(str(binary))
     large = tmp_path / "large.json"
     large.write_bytes(b"[" * (1 << 21))
@@ -110,6 +111,18 @@ def test_lookup_errors_name_the_file(tmp_path: Path) -> None:
         lookup(str(tmp_path / "missing.json"))
     with pytest.raises(ValueError, match=r"no genotype\.json"):
         lookup(str(tmp_path))
+
+
+def test_the_cell_of_a_trained_network_is_in_its_card_and_its_checkpoints(tmp_path: Path) -> None:
+    described = {"network": {"genotype": to_dict(RelativeNAS)}}
+    (tmp_path / "card.json").write_text(json.dumps(described))
+    checkpoint.save(tmp_path / "model.pt", described)
+    checkpoint.save(tmp_path / "checkpoint.pt", {"network": {}, "genotype": to_dict(RelativeNAS)})
+    checkpoint.save(tmp_path / "search.pt", {"kind": "search"})
+    for name in ("card.json", "model.pt", "checkpoint.pt", ""):
+        assert lookup(tmp_path / name) == RelativeNAS
+    with pytest.raises(ValueError, match=r"search\.pt: no checkpoint that names its cell"):
+        lookup(tmp_path / "search.pt")
 
 
 OTHERS = os.environ | {"PYTHONPATH": str(ROOT)}  # what a copy of genotypes.py imports

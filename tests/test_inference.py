@@ -1,13 +1,11 @@
-"""Folding batch-norm and exporting change nothing that a user would notice."""
-
-import sys
+"""Folding batch-norm changes nothing that a user would notice."""
 
 import pytest
 import torch
 
 import genotypes
 from model import NetworkCIFAR, NetworkImageNet
-from training.inference import export_onnx, fold_batch_norm
+from training.inference import fold_batch_norm
 
 
 def with_statistics(network):
@@ -35,27 +33,3 @@ def test_folded_networks_have_the_same_logits(name, kind, size):
         assert torch.allclose(folded(images)[0], expected, rtol=0, atol=1e-4 * expected.abs().max())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize("fold", [True, False])
-def test_export_gives_the_same_logits_for_any_number_of_images(fold, tmp_path):
-    pytest.importorskip("torch", minversion="2.9")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    network = with_statistics(
-        NetworkCIFAR(4, 10, 3, False, genotypes.lookup("RelativeNAS"), in_channels=1, image_size=9)
-    )
-    path = tmp_path / "network.onnx"
-    assert export_onnx(fold_batch_norm(network) if fold else network, str(path)) < 1e-4
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    images = torch.randn(5, 1, 9, 9)
-    (found,) = session.run(["logits"], {"images": images.numpy()})
-    assert torch.allclose(torch.from_numpy(found), network(images)[0], atol=1e-4)
-
-
-def test_a_missing_package_is_named_and_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    network = NetworkCIFAR(4, 10, 3, False, genotypes.lookup("RelativeNAS"))
-    with pytest.raises(ValueError, match=r"--export: onnxruntime is missing"):
-        export_onnx(network, str(tmp_path / "network.onnx"))
-    assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,14 @@
 """kernels.py: values, gradients and memory layouts are PyTorch's."""
 
+import os
+import platform
+import resource
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from common.kernels import concatenate, halves, to_channels_last
+from common.kernels import concatenate, halves, keep_memory, to_channels_last
 from operations import Convolution
 
 
@@ -49,3 +53,19 @@ def test_gradients_of_a_concatenation_are_dense():
 def test_channels_last_of_one_channel_has_its_strides():
     assert to_channels_last(torch.randn(2, 1, 4, 5)).stride() == (20, 1, 5, 1)
     assert to_channels_last(torch.randn(2, 3, 4, 5)).stride() == (60, 1, 15, 3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("kept", [True, False])
+def test_memory_of_large_tensors_is_used_again(kept):
+    pid = os.fork()
+    if not pid:  # the tests' own process stays as it is
+        if kept:
+            keep_memory()
+        faults = []
+        for size in (96 << 20, 48 << 20):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.empty(size, dtype=torch.uint8).fill_(1)
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        os._exit(int((faults[1] < faults[0] / 4) != kept))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -386,3 +386,18 @@ def test_the_suggested_command_trains_on_the_images_of_the_search(tmp_path: Path
     assert published == train.Config(arch="DARTS", set="cifar10", auxiliary=True, cutout=True)
     limited = given("DARTS", set="digits", layers=3, max_parameters=1.0, full_channels=20, full_layers=11)
     assert (limited.init_channels, limited.layers) == (20, 11)
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch_size"), [("14 images train, 14", 28), ("900 images train, 800", 128)]
+)
+def test_the_reports_command_has_a_batch_that_the_images_fill(
+    tmp_path: Path, counts: str, batch_size: int
+) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "genotype.json").write_text(genotypes.to_json(random_cell(0)))
+    (run / "config.json").write_text(json.dumps({"pop_size": 4, "batch_size": 256, "set": "digits"}))
+    (run / "log.txt").write_text(f"{run}: search on digits, 1 x cpu; {counts} compare, 10 test\n")
+    page = report.page(tables.read_run(run), {})
+    (command,) = re.findall(r"<code>python (train\.py [^<]*)</code>", page)
+    assert parse(train.Config, shlex.split(command)[1:]).batch_size == batch_size

@@ -148,10 +148,78 @@ def test_predict_names_the_classes_of_images_of_any_size_and_colour(run, model, 
     assert first.startswith(f"{tmp_path}/grey.png: ")
     assert second.startswith(f"{tmp_path}/colour.png: ")
     assert first.count("%") == 3
-    code, out, err = run("--model_path", model, "--predict", tmp_path / "grey.png", tmp_path / "none.png")
+
+
+def test_predict_takes_folders_and_a_bad_file_does_not_lose_the_others(run, model, tmp_path):
+    photos = digit_folder(tmp_path / "photos", [3, 7])
+    (photos / "3" / "notes.txt").write_text("no image, and passed over")
+    (photos / "7" / "broken.png").write_bytes(b"no image")
+    given = ["--predict", photos, tmp_path / "none.png", photos / "3"]
+    code, out, err = run("--model_path", model, *given, "--batch_size 4 --json", tmp_path / "out.json")
     assert code == 2
-    assert out == ""
-    assert "none.png" in err
+    assert err.startswith("test.py: --predict: 2 of 11 files left out; the first: ")
+    assert err.count("\n") == 1
+    lines = out.splitlines()
+    files = sorted((photos / "3").glob("*.png"))
+    assert (
+        [line.split(": ")[0] for line in lines[:3]]
+        == [str(file) for file in files]
+        == [line.split(": ")[0] for line in lines[-3:]]
+    )
+    assert sum("cannot be read as an image" in line for line in lines) == 2
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["model_path"] == str(model)
+    assert len(found["predictions"]) == len(lines) == 11
+    first = found["predictions"][0]
+    assert first["file"] == str(files[0])
+    shares = [entry["probability"] for entry in first["classes"]]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    best = first["classes"][0]
+    assert lines[0].startswith(f"{files[0]}: {best['class']} {best['probability']:.1%}, ")
+    errors = [entry["error"] for entry in found["predictions"] if "error" in entry]
+    assert len(errors) == 2
+    assert "broken.png" in errors[0]
+    (tmp_path / "empty").mkdir()
+    code, out, err = run("--model_path", model, "--predict", tmp_path / "empty")
+    assert (code, out) == (2, "")
+    assert "--predict" in err
+    assert "holds no image" in err
+
+
+def test_the_checkpoint_of_a_training_that_is_not_finished_is_one_of_a_network(run, tmp_path, monkeypatch):
+    flags = f"--set digits {NETWORK} --epochs 2 --batch_size 64 --ema 0.9 --device cpu"
+    config = parse(train.Config, [*flags.split(), "--save", str(tmp_path / "run")])
+    with monkeypatch.context() as patched:
+        patched.setattr(train.loop, "finish", lambda *given: False)  # as if it were killed here
+        train.main(config)
+    file = tmp_path / "run" / "checkpoint.pt"
+    code, out, err = run("--model_path", file, "--json", tmp_path / "out.json")
+    assert code == 0, err
+    assert "trained on digits (after 2 of 2 epochs); tested on 355 images of digits" in out
+    monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(tmp_path / "run")])
+    train.main(parse(train.Config))
+    result = checkpoint.load(tmp_path / "run" / "model.pt")["result"]
+    assert json.loads((tmp_path / "out.json").read_text())["test_error"] == result["test_error"]
+    state = checkpoint.load(file)
+    checkpoint.save(tmp_path / "old.pt", {key: state[key] for key in state if key != "description"})
+    code, _, err = run("--model_path", tmp_path / "old.pt")
+    assert code == 2
+    assert "old.pt: of an older version, which does not describe its network" in err
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_another_engine_finds_the_same_errors(run, model, tmp_path, backend):
+    pytest.importorskip("torch", minversion="2.9")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip(backend)
+    run("--model_path", model, "--json", tmp_path / "torch.json")
+    code, out, err = run("--model_path", model, "--backend", backend, "--json", tmp_path / "other.json")
+    assert code == 0, err
+    assert f"{backend} float32: ready after " in out
+    ours, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("torch", "other"))
+    assert (other["backend"], other["test_error"]) == (backend, ours["test_error"])
+    assert other["test_loss"] == pytest.approx(ours["test_loss"], rel=1e-4)
 
 
 def test_predict_from_a_bare_state_dict_takes_the_figures_of_the_set(run, model, tmp_path):
@@ -188,6 +256,10 @@ def test_export_writes_a_network_and_never_over_a_file(run, model, tmp_path):
     code, out, err = run("--model_path", model, "--export", tmp_path / "digits.onnx")
     assert code == 0, err
     assert "differ from PyTorch's by at most" in out
+    session = sys.modules["onnxruntime"].InferenceSession(tmp_path / "digits.onnx")
+    known = session.get_modelmeta().custom_metadata_map
+    assert json.loads(known["classes"]) == list("0123456789")
+    assert json.loads(known["card"])["result"] == checkpoint.load(model)["result"]
     content = (tmp_path / "digits.onnx").read_bytes()
     code, _, err = run("--model_path", model, "--export", tmp_path / "digits.onnx")
     assert code == 2
@@ -259,7 +331,9 @@ def test_what_is_no_checkpoint_is_one_line(run, model, tmp_path, how):
         ("--set fashion_mnist --data /usr/share/datasets", ["--set fashion_mnist", "28 pixels", "8 pixels"]),
         ("--json /nowhere/result.json", ["--json /nowhere/result.json", "no folder"]),
         ("--predict a.png --export b.onnx", ["--predict", "--export"]),
-        ("--predict a.png --json b.json", ["--json", "no effect with --predict"]),
+        ("--export a.onnx --json b.json", ["--json", "no effect with --export"]),
+        ("--predict a.png --backend openvino", ["--backend openvino", "no effect with --predict"]),
+        ("--pixels float32", ["--pixels float32", "no effect without --export"]),
         ("--predict a.png --precision bfloat16", ["--precision bfloat16", "no effect with --predict"]),
         ("--export a.onnx --batch_size 4", ["--batch_size 4", "no effect with --export"]),
         ("--export a.onnx --no_channels_last", ["--channels_last False", "no effect with --export"]),

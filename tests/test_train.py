@@ -1,5 +1,6 @@
 """train.py as a user runs it, on the 8x8 digits."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -507,6 +508,30 @@ def test_a_finished_run_is_not_repeated_and_others_are_refused(run, finished):
     assert (finished / "model.pt").read_bytes() == before
 
 
+def test_more_epochs_are_a_new_run_from_the_weights_with_a_command_that_works(
+    run, finished, unfinished, tmp_path, monkeypatch
+):
+    code, _, err = run("--resume", finished, "--epochs 3")
+    assert code == 2
+    assert "--epochs (was 2, now 3)" in err
+    assert err.count("\n") == 1
+    words = shlex.split(err.partition("for 1 epochs more, in a new run: ")[2])
+    assert words[:2] == ["python", "train.py"]
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words[2:])
+    assert code == 0, err
+    assert f"weights from {finished / 'model.pt'}" in out
+    folder = next((tmp_path / "runs").iterdir())
+    assert len(epochs(folder)) == 1
+    assert float(epochs(folder)[0]["loss"]) < float(epochs(finished)[-1]["loss"])
+    stored = train.Config(**json.loads((finished / "config.json").read_text()))
+    told = parse(train.Config, words[2:])
+    assert told == dataclasses.replace(stored, weights=str(finished / "model.pt"), epochs=1, save=None)
+    code, _, err = run("--resume", unfinished, "--epochs 30")
+    assert code == 2
+    assert err.endswith("let the run end, then train on from its weights\n")
+
+
 def searched(folder, **settings):
     """What a search leaves that a training reads: the winner, and the settings."""
     folder.mkdir()
@@ -520,7 +545,7 @@ def test_without_a_set_the_images_are_those_of_the_search(run, tmp_path):
     size = "--init_channels 2 --layers 1 --device cpu --batch_size 721 --epochs 1 --validate 0.3"
     code, out, err = run("--arch", Path(search), size, "--save", tmp_path / "run")
     assert code == 0, err
-    assert f"--set is not given: digits, as the search {search} had" in out
+    assert f"--set is not given: digits, as the run {search} had" in out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["set"] == "digits"
     code, out, err = run("--resume", tmp_path / "run")
     assert code == 0, err

@@ -115,7 +115,7 @@ def test_stopped_between_epochs_and_resumed_it_is_the_same_run(tree, tmp_path, f
         patched.setattr(train_imagenet.TrainingRun, "end_epoch", stop)
         code, out, _ = run(train_imagenet, "--data", tree, "--save", folder, SMALL, "--checkpoint_steps 2")
     assert code == 130
-    assert f"go on with: train_imagenet.py --resume {folder}" in out
+    assert f"go on with: python train_imagenet.py --resume {folder}" in out
     good = (folder / "checkpoint.pt").read_bytes()
     (folder / "checkpoint.pt").write_bytes(good[: len(good) // 2])  # the one before is used, and named
     code, out, _ = run(train_imagenet, "--resume", folder)
@@ -225,6 +225,35 @@ def test_evaluation_repeats_the_result_and_refuses_what_does_not_fit(tree, tmp_p
         Image.new("RGB", (64, 64)).save(tmp_path / "others" / name / "0.png")
     code, _, error = run(test_imagenet, "--model_path", model, "--data", tmp_path / "others", image)
     assert (code, "class 'a' is one of the folder only" in error) == (2, True)
+
+
+def test_images_are_named_and_the_network_exported(tree, tmp_path, finished, run):
+    model, folder = finished / "model.pt", tree / "val" / "china"
+    named = ("--model_path", model, "--predict", folder)
+    code, out, error = run(test_imagenet, *named, "--json", tmp_path / "a")
+    assert code == 0, error
+    found = json.loads((tmp_path / "a").read_text())["predictions"]
+    assert [entry["file"] for entry in found] == [str(folder / f"{i:02}.jpg") for i in range(4)]
+    assert len(out.splitlines()) == 4
+    assert {entry["class"] for entry in found[0]["classes"]} == {"china", "flower"}
+    code, _, error = run(test_imagenet, *named, "--workers 2")
+    assert (code, "--workers 2: has no effect with --predict" in error) == (2, True)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("torch", minversion="2.9")
+    pytest.importorskip("onnxscript")
+    code, out, error = run(test_imagenet, "--model_path", model, "--export", tmp_path / "network.onnx")
+    assert code == 0, error
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    known = session.get_modelmeta().custom_metadata_map
+    assert known["preparation"] == "scale the shorter side to 73 pixels and crop the middle 64x64"
+    picture = Image.open(folder / "00.jpg").resize((90 * 73 // 70, 73), Image.Resampling.BILINEAR)
+    left, top = round((picture.width - 64) / 2), round((73 - 64) / 2)
+    pixels = np.asarray(picture.crop((left, top, left + 64, top + 64))).transpose(2, 0, 1)[None]
+    (logits,) = session.run(["logits"], {"images": pixels})
+    best = json.loads(known["classes"])[logits[0].argmax()]
+    share = np.exp(logits[0].max()) / np.exp(logits[0]).sum()
+    assert found[0]["classes"][0]["class"] == best
+    assert found[0]["classes"][0]["probability"] == pytest.approx(share, abs=0.01)
 
 
 def test_two_processes_evaluate_what_one_does(tree, tmp_path, finished, run, program):

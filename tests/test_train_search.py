@@ -227,7 +227,7 @@ def test_ctrl_c_says_how_to_go_on(program: Program, finished_run: Path, moment: 
     assert code == 130
     assert one_line(err) == "stopped"
     line = out.strip().splitlines()[-1]
-    assert line == f"stopped; go on with: train_search.py --resume {run}"
+    assert line == f"stopped; go on with: python train_search.py --resume {run}"
     code, _, err = program.run(*line.split()[-2:])
     assert code == 0, err
     assert results(run) == results(finished_run)

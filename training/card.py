@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +33,14 @@ def describe_network(
     `images`: set, classes (names by label), mean and std (of each channel, in [0, 1]). `recipe`: the flags of
     the training. `result`: what was measured, and on what. The rest is read off the network.
     """
+    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    described = describe(network, images=images, recipe=recipe)
+    return {"kind": "network", "state_dict": weights, **described, "result": result}
+
+
+def describe(network: Network, *, images: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """What `describe_network` says before anything is measured, without the weights."""
     return {
-        "kind": "network",
         "network": {
             "class": type(network).__name__,
             "C": network.C,
@@ -45,12 +51,23 @@ def describe_network(
             "in_channels": network.in_channels,
             "image_size": list(network.image_size),
         },
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
         "images": {key: list(value) if isinstance(value, tuple) else value for key, value in images.items()},
         "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
-        "result": result,
         "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
     }
+
+
+def so_far(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint of a training that is not finished, as that of its network, with no result yet.
+
+    Its weights are those that would be tested. ValueError for runs begun before they described themselves.
+    """
+    if not state.get("description"):
+        raise ValueError("of an older version, which does not describe its network; go on with its run first")
+    described, weights = state["description"], state.get("average", state["network"])
+    done = f"after {state['epoch']} of {described['recipe']['epochs']} epochs"
+    done += f" and {state['step']} steps" if state["step"] else ""
+    return {"kind": "network", "state_dict": weights, **described, "result": {}, "so_far": done}
 
 
 def check_flags(config: Any, facts: dict[str, Any]) -> None:
@@ -99,11 +116,7 @@ def write_model(
 
 def command(program: str, config: Any) -> str:
     """The command line that makes `config`: the flags that differ from their defaults."""
-    words = [f"python {program}"]
-    if distributed.world_size() > 1:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
-        nodes = f"--nnodes {distributed.world_size() // here} " if distributed.world_size() > here else ""
-        words = [f"torchrun {nodes}--nproc_per_node {here} {program}"]
+    words = distributed.command(program)
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if value == entry.default or entry.name in PLACES:
@@ -113,6 +126,24 @@ def command(program: str, config: Any) -> str:
         else:
             words.append(f"--{entry.name} {shlex.quote(str(value))}")
     return " ".join(words)
+
+
+def train_on(program: str, stored: Any, asked: Any) -> str:
+    """What to do instead of `--resume --epochs`: the command, where the run is finished.
+
+    `stored` and `asked` are its settings and those asked for.
+    """
+    if asked.epochs == stored.epochs:
+        return ""
+    model = Path(asked.resume, "model.pt")
+    if not model.is_file():
+        return "; the learning rate follows --epochs: let the run end, then train on from its weights"
+    epochs = asked.epochs - stored.epochs if asked.epochs > stored.epochs else asked.epochs
+    warmup = min(stored.warmup_epochs, epochs - 1)
+    longer = dataclasses.replace(
+        stored, weights=str(model), epochs=epochs, warmup_epochs=warmup, save=None, resume=None
+    )
+    return f"; to train its network for {epochs} epochs more, in a new run: {command(program, longer)}"
 
 
 def hardware(device: torch.device) -> str:

@@ -5,11 +5,16 @@ A script's own configuration extends one of them: with flags of its own, and wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import genotypes
 from common.flags import check_new_file, check_range, check_save
+
+NO_EFFECT = {  # what has none where images are named or the network is written, instead of a test
+    "predict": ("precision", "backend"),
+    "export": ("batch_size", "json", "precision", "backend", "device", "channels_last"),
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class TrainingConfig:
 
     # --- network
     arch: str = "RelativeNAS"
-    """name in genotypes.py, JSON file, or folder of a search"""
+    """name in genotypes.py, JSON file, card or checkpoint, or folder of a search"""
     init_channels: int = 36
     """channels of the first cell"""
     layers: int = 20
@@ -106,7 +111,7 @@ class EvaluationConfig:
 
     # --- network, where the checkpoint does not describe it
     arch: str | None = None
-    """name in genotypes.py, JSON file, or folder of a search; default RelativeNAS"""
+    """name in genotypes.py, JSON file, card or checkpoint, or folder of a search; default RelativeNAS"""
     init_channels: int | None = None
     """channels of the first cell; default 36"""
     layers: int | None = None
@@ -114,13 +119,23 @@ class EvaluationConfig:
     auxiliary: bool = False
     """accepted, as published command lines give it: an auxiliary head is never evaluated"""
 
+    # --- instead of a test
+    predict: tuple[str, ...] | None = None
+    """name the classes of these image files, and of those in these folders"""
+    export: str | None = None
+    """write the network as ONNX to this file, which must not exist"""
+    pixels: Literal["uint8", "float32"] = "uint8"
+    """what the exported network takes, and normalises itself: bytes from 0 to 255, or float32 from 0 to 1"""
+
     # --- evaluation
     batch_size: int = 256
     """images per step, of all processes together"""
+    backend: Literal["torch", "onnxruntime", "openvino"] = "torch"
+    """what computes on the CPU: PyTorch, or another engine, checked against it (packages of their own)"""
     fold: bool = True
     """fold batch-norm into the convolutions, which changes nothing but rounding"""
     json: str | None = None
-    """write the result to this file, which must not exist"""
+    """write the result or the predictions to this file, which must not exist"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -135,3 +150,15 @@ class EvaluationConfig:
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         genotypes.check_arch(self)
         check_new_file("json", self.json)
+        check_new_file("export", self.export)
+        if self.predict == ():
+            raise ValueError("--predict: no image file is given")
+        if self.predict and self.export:
+            raise ValueError("--predict and --export: choose one of them")
+        if self.pixels != "uint8" and not self.export:
+            raise ValueError(f"--pixels {self.pixels}: has no effect without --export")
+        instead = "predict" if self.predict else "export" if self.export else ""
+        for name in NO_EFFECT.get(instead, ()):
+            default = next(field.default for field in fields(self) if field.name == name)
+            if getattr(self, name) != default:
+                raise ValueError(f"--{name} {getattr(self, name)}: has no effect with --{instead}")

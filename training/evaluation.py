@@ -16,11 +16,30 @@ import genotypes
 import utils
 from common import distributed
 from model import Network
+from training.backends import Engine
 from training.config import EvaluationConfig
 from training.precision import autocast, choose_precision
 from utils import say
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images (N, C, H, W), labels (N,)
+
+
+LARGEST_TENSOR = 1 << 24  # bytes; with larger ones than 16 MiB the CPU computes out of memory, not its cache
+FEWEST_IMAGES = 16  # at once: PyTorch multiplies smaller matrices in another way, with another last bit
+
+
+def logits_of(network: nn.Module, inputs: Tensor, precision: str = "float32") -> Tensor:
+    """The network's logits (N, num_classes), float32, in its mode.
+
+    The CPU takes as many images at once as are fast; the logits are those of one batch. A GPU takes all.
+    """
+    at_once = len(inputs)
+    largest_map = getattr(network, "largest_map", None)
+    if inputs.device.type == "cpu" and largest_map is not None:
+        at_once = max(FEWEST_IMAGES, LARGEST_TENSOR // (4 * largest_map()))
+    parts = inputs.tensor_split(max(1, -(-len(inputs) // at_once)))
+    with autocast(inputs.device, precision):
+        return torch.cat([network(part)[0].float() for part in parts])
 
 
 class Evaluation(NamedTuple):
@@ -42,8 +61,7 @@ def evaluate(network: nn.Module, batches: Batches, precision: str = "float32") -
     network.eval()
     losses, correct = [], []
     for inputs, labels in batches:
-        with autocast(inputs.device, precision):
-            logits = network(inputs)[0].float()
+        logits = logits_of(network, inputs, precision)
         losses.append(cross_entropy(logits, labels, reduction="none"))
         correct.append(logits.argmax(1) == labels)
     return Evaluation(torch.cat(losses).cpu(), torch.cat(correct).cpu())
@@ -92,8 +110,7 @@ def count_errors(network: nn.Module, batches: Batches, precision: str = "float32
     network.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=next(network.parameters()).device)
     for inputs, labels in batches:
-        with autocast(inputs.device, precision):
-            logits = network(inputs)[0].float()
+        logits = logits_of(network, inputs, precision)
         best = logits.topk(min(5, logits.shape[1])).indices  # (N, 5)
         missed = (best != labels[:, None]).cumprod(1)  # whether the label is not among the first k
         losses = cross_entropy(logits, labels, reduction="none").double()
@@ -126,10 +143,11 @@ def report(
     gives no numbers.
     """
     precision = choose_precision(next(network.parameters()).device, config.precision)
+    computed = network if config.backend == "torch" else Engine(network, config.backend, precision)
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
     steps = tqdm(batches, total=-(-images // config.batch_size), unit="step", disable=quiet)
     begin = time.perf_counter()
-    errors = total_errors(network, steps, precision)
+    errors = total_errors(computed, steps, precision)
     rate = images / (time.perf_counter() - begin)
     assert errors.images == images, "every image is counted once"
     check_finite(torch.tensor(errors.loss), config.model_path)
@@ -145,6 +163,8 @@ def report(
             "image_size": network.image_size[0],
             "parameters": size[0],
             "multiply_adds": size[1],
+            "backend": config.backend,
+            "precision": precision,
             "images_per_second": rate,
             **errors.as_result(),
         }

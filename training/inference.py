@@ -1,23 +1,19 @@
-"""Networks that only evaluate: batch-norm folded into the convolutions, and the export to ONNX.
+"""Networks that only evaluate: batch-norm folded into the convolutions.
 
 folded = fold_batch_norm(network)          # the same logits, faster
-export_onnx(folded, "network.onnx")
 """
 
 from __future__ import annotations
 
 import copy
-import tempfile
 from itertools import pairwise
-from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model import Network
 from operations import FactorizedReduce
-from utils import write_atomically
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
@@ -52,62 +48,3 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, part: slice) -> None:
     weight = convolution.weight
     weight.copy_(weight.double() * factor[:, None, None, None])
     convolution.bias = nn.Parameter(shift.to(weight.dtype))
-
-
-class Logits(nn.Module):
-    """A network that returns its logits alone."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)[0]
-
-
-def export_onnx(network: Network, path: str) -> float:
-    """Write the network as ONNX: "images" (N, C, H, W) to "logits" (N, num_classes), for any N.
-
-    Returns the largest difference of its logits from PyTorch's; the file gets its name only after that check.
-    ValueError where a package is missing, or where the logits differ by more than 1e-4 of their size.
-    """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  what torch.onnx.export needs
-    except ImportError as error:
-        missing = f"--export: {error.name} is missing; pip install onnx onnxscript onnxruntime"
-        raise ValueError(missing) from error
-    if torch.__version__ < "2.9":  # compared as versions, not as words
-        raise ValueError(
-            f"--export: needs PyTorch 2.9 or newer, whose exporter is another; this is {torch.__version__}"
-        )
-    shape = (3, network.in_channels, *network.image_size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    content = _to_onnx(network, images)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(["logits"], {"images": images[:2].numpy()})[0])
-    with torch.no_grad():
-        wanted = network(images[:2])[0]
-    difference = (found - wanted).abs().max().item()
-    if not difference <= 1e-4 * max(1.0, wanted.abs().max().item()):
-        raise ValueError(
-            f"--export {path}: not written, as its logits differ from PyTorch's by {difference:.1e}"
-        )
-    write_atomically(path, content)
-    return difference
-
-
-def _to_onnx(network: Network, images: Tensor) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        torch.onnx.export(
-            Logits(network).eval(),
-            (images,),
-            file,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            external_data=False,
-            verbose=False,
-        )
-        return file.read_bytes()

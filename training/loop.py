@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -158,6 +159,7 @@ class Images(Protocol):
 
 def start(run: TrainingRun, config: TrainingConfig, images: Images) -> None:
     """Load the checkpoint of the run that `config.resume` names, or make a folder; begin the log."""
+    run.description = card.describe(run.network, images=images.description(), recipe=asdict(config))
     problem = run.load_checkpoint() if config.resume else None
     first = config.weights is not None and run.origin is None  # else the checkpoint has them
     if first:

@@ -41,6 +41,7 @@ class TrainingRun:
     seconds: float = 0.0  # spent in this epoch
     rows: list[dict[str, Any]] = field(default_factory=list)  # of epochs.csv
     origin: dict[str, Any] | None = None  # what is known of the file that --weights names
+    description: dict[str, Any] = field(default_factory=dict)  # of network and images, for who reads it
     saved: int = 0  # `steps` of the checkpoint
     finite: int = 0  # `steps` when the loss was last seen to be finite
 
@@ -109,7 +110,7 @@ class TrainingRun:
         if distributed.is_main():
             state = {name: getattr(self, name) for name in FACTS + PROGRESS}
             state |= {name: part.state_dict() for name, part in self._parts().items()}
-            state |= {"origin": self.origin, "sums": list(sums)}
+            state |= {"origin": self.origin, "sums": list(sums), "description": self.description}
             checkpoint.save(self.folder.checkpoint, state, keep_previous=self.steps > self.saved)
         self.saved = self.steps
 

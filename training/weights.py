@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +14,14 @@ from torch import Tensor
 
 import genotypes
 from common import checkpoint
+from images.sets import Statistics
 from model import Network, load_network_state
 from training import card
 from training.config import EvaluationConfig, TrainingConfig
 from utils import derive_seed
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+TRAININGS = ("train", "train_imagenet")  # kinds of checkpoints of trainings that are not finished
 
 
 def draw_network(
@@ -65,6 +68,70 @@ def load_network(
     return network
 
 
+@dataclass
+class Loaded:
+    """A network from a file, and the file's entries without the weights: none for a bare state dict."""
+
+    network: Network
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def set(self) -> str | None:
+        """The data set that it was trained on."""
+        return self.card["images"]["set"] if self.card else None
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Their names by label."""
+        return self.card["images"]["classes"] if self.card else None
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """What its images were normalised with."""
+        images = self.card.get("images")
+        return Statistics(tuple(images["mean"]), tuple(images["std"])) if images else None
+
+    def names(self) -> list[str]:
+        """What to call its classes."""
+        return self.classes or [f"class {label}" for label in range(self.network.num_classes)]
+
+    def __str__(self) -> str:
+        if not self.card:
+            return "images that the file does not name"
+        number = f"{len(self.names())} classes" if self.set == "folder" else None
+        known = (number, self.card["images"].get("description"), self.card.get("so_far"))
+        words = "; ".join(text for text in known if text)
+        return f"{self.set} ({words})" if words else str(self.set)
+
+
+def load_described(
+    kinds: Sequence[type[Network]], config: EvaluationConfig, image_size: int | None = None
+) -> tuple[Loaded | None, dict[str, Any]]:
+    """The network, one of `kinds`, of a checkpoint that describes itself, or None; and all in the file.
+
+    `image_size` is another one than that of the training. ValueError where flags contradict the file, or
+    where the weights do not fit.
+    """
+    state = checkpoint.load(config.model_path)
+    if state.get("kind") in TRAININGS:
+        try:
+            state = card.so_far(state)
+        except ValueError as error:
+            raise ValueError(f"--model_path {config.model_path}: {error}") from None
+    if state.get("kind") != "network":
+        return None, state
+    kind = next((kind for kind in kinds if kind.__name__ == state["network"]["class"]), kinds[0])
+    facts = facts_of_file(state, kind, config)
+    facts["image_size"] = image_size or facts["image_size"]
+    network = load_network(kind, config, facts, state["state_dict"])
+    loaded = Loaded(network, {name: entry for name, entry in state.items() if name != "state_dict"})
+    statistics = loaded.statistics
+    assert statistics is not None
+    if not len(statistics.mean) == len(statistics.std) == network.in_channels:
+        raise TypeError(f"mean and std of {len(statistics.mean)} channels for {network.in_channels}")
+    return loaded, state
+
+
 def facts_of_file(state: Mapping[str, Any], kind: type[Network], config: EvaluationConfig) -> dict[str, Any]:
     """What a checkpoint that describes itself says of its network; ValueError where flags contradict it."""
     facts = dict(state["network"])
@@ -100,10 +167,11 @@ def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str
     """
     path = str(config.weights)
     state = checkpoint.load(path)
-    if state.get("kind", "network") != "network":
-        raise ValueError(f"--weights {path}: how far a run is; needed is the model.pt of a finished run")
+    if state.get("kind", "network") not in ("network", *TRAININGS):
+        raise ValueError(f"--weights {path}: how far a search is; needed is a network's model.pt")
     with card.reading("weights", path):
         try:
+            state = card.so_far(state) if state.get("kind") in TRAININGS else state
             given = {name.removeprefix("module."): x for name, x in state.get("state_dict", state).items()}
             known = {}
             if "kind" in state:
@@ -111,7 +179,9 @@ def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str
                 card.check_flags(config, facts)
                 if facts["class"] != type(network).__name__:
                     raise ValueError(f"holds a {facts['class']}, which the other training script trains")
-                known = {name: state[name] for name in ("recipe", "result", "origin") if name in state}
+                known = {
+                    name: state[name] for name in ("recipe", "result", "origin", "so_far") if name in state
+                }
                 json.dumps(known, allow_nan=False)  # it will stand on the card
             own, anew = network.state_dict(), _drawn_anew(state, given, classes)
             drawn = {name: part for name in own for part in anew if name.startswith(f"{part}.")}
