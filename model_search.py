@@ -57,7 +57,7 @@ class WeightSet:
 
     def network(self, genotype: AnyGenotype) -> Network:
         """A candidate of `genotype` whose weights are copies of the set's, on the set's device."""
-        network = _empty(self, genotype)
+        network = empty_network(self, genotype)
         keys = _keys(network)
         self._start_missing(network, keys)
         network.load_state_dict({name: self.tensors[key].clone() for name, key in keys.items()}, assign=True)
@@ -153,13 +153,13 @@ class FullSize:
 
     def __call__(self, genotype: AnyGenotype) -> tuple[int, int]:
         """(parameters, multiply_adds) of a genotype's network, the auxiliary head left out."""
-        bare = _bare(genotype)
-        if bare not in self.bare:
-            self.bare[bare] = self._count(bare)
-        parameters, multiply_adds = self.bare[bare]
+        shape = bare(genotype)
+        if shape not in self.bare:
+            self.bare[shape] = self._count(shape)
+        parameters, multiply_adds = self.bare[shape]
         for cell in cells_of(genotype):
             for operation, source in getattr(genotype, cell):
-                more = self._edge(bare, cell, operation, source < 2)
+                more = self._edge(shape, cell, operation, source < 2)
                 parameters, multiply_adds = parameters + more[0], multiply_adds + more[1]
         return parameters, multiply_adds
 
@@ -171,23 +171,23 @@ class FullSize:
             for number, limit in zip(self(genotype), limits, strict=True)
         )
 
-    def _edge(self, bare: AnyGenotype, cell: str, operation: str, from_input: bool) -> tuple[int, int]:
-        key = (bare, cell, operation, from_input and cell == "reduce")
+    def _edge(self, shape: AnyGenotype, cell: str, operation: str, from_input: bool) -> tuple[int, int]:
+        key = (shape, cell, operation, from_input and cell == "reduce")
         if key not in self.edges:
-            edges = list(getattr(bare, cell))
+            edges = list(getattr(shape, cell))
             # Of the last edge, which may begin at a node; there is one where the cell has a second node.
             edges[-1] = (operation, edges[-1][1] if cell == "cell" else 0 if from_input else 2)
-            counted = self._count(bare._replace(**{cell: tuple(edges)}))
-            base = self.bare[bare]
+            counted = self._count(shape._replace(**{cell: tuple(edges)}))
+            base = self.bare[shape]
             self.edges[key] = (counted[0] - base[0], counted[1] - base[1])
         return self.edges[key]
 
     def _count(self, genotype: AnyGenotype) -> tuple[int, int]:
         # With memory, but no values: shapes are worked out faster there than on the meta device.
-        return count(_empty(self, genotype).to_empty(device="cpu"))
+        return count(empty_network(self, genotype).to_empty(device="cpu"))
 
 
-def _bare(genotype: AnyGenotype) -> AnyGenotype:
+def bare(genotype: AnyGenotype) -> AnyGenotype:
     """A cell of the same shape whose operations have no weights and count no multiply-adds."""
     if isinstance(genotype, CompleteCell):
         return CompleteCell(tuple((FREE, source) for _, source in genotype.cell))
@@ -195,7 +195,7 @@ def _bare(genotype: AnyGenotype) -> AnyGenotype:
     return genotype._replace(normal=normal, reduce=reduce)
 
 
-def _empty(size: WeightSet | FullSize, genotype: AnyGenotype) -> Network:
+def empty_network(size: WeightSet | FullSize, genotype: AnyGenotype) -> Network:
     """A network on the meta device: without storage, and without start values that would be thrown away."""
     with torch.device("meta"):
         return skeleton(genotype)(

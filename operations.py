@@ -244,6 +244,7 @@ def _try(name: str) -> int:
             if not torch.equal(given, images):
                 raise ValueError("it changes its input in place")
             _check_layers(module)
+            _check_state(name, stride, module)
     return sum(weight.numel() for weight in module.parameters())
 
 
@@ -256,3 +257,14 @@ def _check_layers(module: nn.Module) -> None:
             raise ValueError(
                 f"{type(layer).__name__} has weights ({where}) and no method reset_parameters to draw them"
             )
+
+
+def _check_state(name: str, stride: int, module: nn.Module) -> None:
+    """ValueError unless the state dict is all that an operation keeps: networks are built without memory."""
+    with torch.device("meta"):
+        other = OPS[name](4, stride, True)
+    other.load_state_dict(module.state_dict(), assign=True)
+    kept = [*other.parameters(), *other.buffers()]
+    kept += [value for part in other.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    if any(tensor.is_meta for tensor in kept):
+        raise ValueError("it keeps a tensor that is no part of its state dict; make it a buffer")

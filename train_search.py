@@ -117,6 +117,10 @@ class Config:
     """in millions"""
     max_multiply_adds: float | None = None
     """in millions"""
+    max_latency: float | None = None
+    """in milliseconds for a batch, estimated from edges that are measured on this machine"""
+    latency_batch_size: int = 1
+    """images in the batch of --max_latency"""
     full_channels: int | None = None
     """channels of the full-size network, for the limits; default 36, for nasbench201 16"""
     full_layers: int | None = None
@@ -150,7 +154,8 @@ class Config:
         check_range(self, "seed recalibrate", 0, 2**63 - 1)
         check_range(self, "baseline", 0, 10**6)
         check_range(self, "learning_rate final_learning_rate grad_clip", 0, 1e38, open_low=True)
-        check_range(self, "max_parameters max_multiply_adds", 0, open_low=True)
+        check_range(self, "max_parameters max_multiply_adds max_latency", 0, open_low=True)
+        check_range(self, "latency_batch_size", 1, 10**4)
         check_range(self, "learning_rate_min momentum weight_decay audit_share", 0, 1)
         check_range(self, "drop_path_prob", 0, 0.99)
         if self.pop_size % 2:
@@ -165,10 +170,14 @@ class Config:
             genotypes.check_new_name(self.record)
         check_save(self)
         Space.of(self)
-        no_limit = self.max_parameters is None and self.max_multiply_adds is None
+        no_limit = (self.max_parameters, self.max_multiply_adds, self.max_latency) == (None, None, None)
         unset = ((None, None), (36, 20))  # the second: in the settings of older runs
         if no_limit and (self.full_channels, self.full_layers) not in unset:
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
+        if self.max_latency is None and self.latency_batch_size != 1:
+            raise ValueError(
+                f"--latency_batch_size {self.latency_batch_size}: no effect without --max_latency"
+            )
         if self.estimate == "weight_set" and self.candidate_epochs != 1:
             epochs = self.candidate_epochs
             raise ValueError(f"--candidate_epochs {epochs}: no effect without --estimate alone")
@@ -201,6 +210,7 @@ def main(config: Config) -> None:
     else:
         run.search.ask()  # says now if no cell keeps to the limits
         run.folder.create(config)
+        run.keep_latency()
     log = run.folder.start_log()
     if problem:
         log.warning(problem)

@@ -21,6 +21,8 @@ from pictures import plots
 from pictures.tables import RecordedRun, Row, numbers, trained
 from spaces import FULL_SIZE
 
+LIMITS = ("max_parameters", "max_multiply_adds", "max_latency")
+
 
 def short(value: float) -> str:
     """A number for a reader: 3.93 M for 3930000, else four significant digits; a dash where there is none."""
@@ -47,7 +49,7 @@ def training_command(arch: str | Path, settings: Mapping[str, Any], images: int 
     published network (36 channels, 20 cells) stands to the published candidates (16, 8). A cell of
     NAS-Bench-201 gets the size of its table's networks, and no auxiliary head.
     """
-    limited = any(settings.get(name) is not None for name in ("max_parameters", "max_multiply_adds"))
+    limited = any(settings.get(name) is not None for name in LIMITS)
     channels, layers = settings.get("init_channels", 16), settings.get("layers", 8)
     graph = settings.get("space", "darts") == "nasbench201"
     if limited or graph:
@@ -145,7 +147,16 @@ def _finalists(run: RecordedRun) -> str:
     """The table of the cells that were trained from scratch; columns without a value are left out."""
     if not run.finalists:
         return ""
-    known = ("loss", "error", "difference", "standard_error", "test_error", "parameters", "multiply_adds")
+    known = (
+        "loss",
+        "error",
+        "difference",
+        "standard_error",
+        "test_error",
+        "parameters",
+        "multiply_adds",
+        "latency",
+    )
     columns = [column for column in known if np.isfinite(numbers(run.finalists, column)).any()]
     lines = []
     for row in run.finalists:

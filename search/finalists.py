@@ -148,6 +148,9 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         f"  at full size, {run.full_size.C} channels and {run.full_size.layers} cells: "
         f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M multiply-adds"
     )
+    if run.latency is not None:
+        images = run.config.latency_batch_size
+        log.info(f"  about {run.latency(best.genotype):.1f} ms on this machine for a batch of {images}")
     log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")
     log.info(f"  report: {visualize.write_report(folder.path)}")
 
@@ -177,6 +180,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
                 "test_error": test_error if finalist is best else "",
                 "parameters": parameters,
                 "multiply_adds": multiply_adds,
+                **({} if run.latency is None else {"latency": run.latency(finalist.genotype)}),
                 "winner": int(finalist is best),
             }
         )

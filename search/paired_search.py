@@ -234,7 +234,7 @@ class PairedSearch:
                 return vector
         raise ValueError(
             f"no acceptable architecture among {TRIES} proposals: "
-            "loosen --max_parameters or --max_multiply_adds"
+            "loosen --max_parameters, --max_multiply_adds or --max_latency"
         )
 
     def _accepts(self, architecture: Architecture) -> bool:

@@ -25,6 +25,7 @@ from images import sets
 from model_search import FullSize
 from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
+from search.latency import Conditions, Latency, Table, table_for, write
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record, in_one_line
 from spaces import Space
@@ -38,7 +39,10 @@ BEFORE = {  # settings of searches that knew no others
     "nodes": None,
     "cells": "both",
     "baseline": 0,
+    "max_latency": None,
+    "latency_batch_size": 1,
 }
+LATENCY = "latency.json"  # in the run folder: the table by which cells were refused
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
 
 
@@ -53,6 +57,7 @@ class SearchRun:
     full_size: FullSize
     folder: RunFolder
     record: Record
+    latency: Latency | None = None  # where there is a limit on it
 
     def compare_group(self, group: list[Comparison], progress: float) -> None:
         """Train what must be trained of a group, tell and note the outcomes, merge the weights in pair order.
@@ -87,6 +92,11 @@ class SearchRun:
             if not math.isfinite(loss):
                 where = f"generation {comparison.generation + 1}, pair {comparison.pair}"
                 self.folder.log.warning(f"{where}: candidate {side} diverged (loss {loss}) and loses")
+
+    def keep_latency(self) -> None:
+        """Keep the table of measured edges in the run folder: a resumed run refuses the same cells."""
+        if self.latency is not None and distributed.is_main():
+            write(self.folder.path / LATENCY, self.latency.table, {})
 
     def save(self) -> None:
         """Write the checkpoint, and then the tables. The checkpoint before stays beside it."""
@@ -156,22 +166,35 @@ class SearchRun:
 def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[SearchRun, sets.ImageSet]:
     """The search of these flags at its beginning, whose folder is `path`; and the test images, on the CPU.
 
-    Nothing is read from the folder or written. Raises ValueError that names a flag where the images are
-    missing or too few, or an operation does not work.
+    Of the folder only the table of latencies is read, where there is one; nothing is written. Raises
+    ValueError that names a flag where the images are missing or too few, or an operation does not work.
     """
     operations.check(Space.of(config).searched)
     task, test = load_task(config, device)
     full_size = task.full_size()
-    search = make_search(config, full_size)
+    latency = make_latency(config, task, full_size, Path(path))
+    search = make_search(config, full_size, latency)
     # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
     estimate = ESTIMATES[config.estimate](task)
     distributed.check_equal(images=task.fingerprint)
-    return SearchRun(config, task, search, estimate, full_size, RunFolder(path), Record()), test
+    return SearchRun(config, task, search, estimate, full_size, RunFolder(path), Record(), latency), test
 
 
-def make_search(config: Any, full_size: FullSize) -> PairedSearch:
+def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> Latency | None:
+    """What estimates latencies, for --max_latency: one process measures, where no table is kept."""
+    if config.max_latency is None:
+        return None
+    conditions = Conditions(
+        task.device, task.precision, config.channels_last, config.latency_batch_size, config.threads
+    )
+    space = Space.of(config)
+    found = distributed.from_main(lambda: table_for(full_size, space, conditions, folder / LATENCY))
+    return Latency(full_size, Table(*found))
+
+
+def make_search(config: Any, full_size: FullSize, latency: Latency | None = None) -> PairedSearch:
     """The population and its predictor, as the flags say."""
     return PairedSearch(
         space=Space.of(config).encoding(),
@@ -187,16 +210,18 @@ def make_search(config: Any, full_size: FullSize) -> PairedSearch:
             audit_share=config.audit_share,
             again=config.estimate != "alone",  # where each cell has one loss, whenever it trains
         ),
-        accept=size_limit(config, full_size),
+        accept=limit(config, full_size, latency),
     )
 
 
-def size_limit(config: Any, full_size: FullSize) -> Callable[[AnyGenotype], bool] | None:
+def limit(
+    config: Any, full_size: FullSize, latency: Latency | None = None
+) -> Callable[[AnyGenotype], bool] | None:
     """Whether a cell keeps to the limits; None where there are none."""
-    limits = (config.max_parameters, config.max_multiply_adds)
-    if limits == (None, None):
-        return None
-    return lambda cell: full_size.within(cell, *limits)
+    sizes = (config.max_parameters, config.max_multiply_adds)
+    if latency is None:
+        return None if sizes == (None, None) else lambda cell: full_size.within(cell, *sizes)
+    return lambda cell: full_size.within(cell, *sizes) and latency(cell) <= config.max_latency
 
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:

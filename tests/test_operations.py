@@ -68,6 +68,10 @@ def broken(kind: str):
             self.stride, self.layer = stride, nn.Conv2d(C, C, 1, stride)
             if kind == "weights":
                 self.scale = nn.Parameter(torch.ones(1))
+            if kind == "tensor":
+                self.kernel = torch.ones(1)
+            if kind == "buffer":
+                self.register_buffer("kernel", torch.ones(1), persistent=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if kind == "crash":
@@ -85,6 +89,8 @@ def broken(kind: str):
         ("crash", "operation own does not work: no idea"),
         ("in place", "changes its input in place"),
         ("shape", r"of stride 2 it makes \(2, 4, 2, 3\).*needed is \(2, 4, 3, 3\)"),
+        ("tensor", "keeps a tensor that is no part of its state dict"),
+        ("buffer", "keeps a tensor that is no part of its state dict"),
         ("weights", r"Own has weights \(scale\) and no method reset_parameters"),
     ],
 )
