@@ -304,7 +304,9 @@ def test_the_state_of_an_earlier_version_goes_on():
     state["hyperparameters"] = state["hyperparameters"][:-3]
     other = PairPredictor(space=SPACE)
     other.load_state_dict(state)
-    assert other.probability((0,) * 6, (1,) * 6) == pytest.approx(predictor.probability((0,) * 6, (1,) * 6), abs=0.1)
+    assert other.probability((0,) * 6, (1,) * 6) == pytest.approx(
+        predictor.probability((0,) * 6, (1,) * 6), abs=0.1
+    )
 
 
 def test_further_features_are_learned_from_and_off_by_default():

@@ -277,7 +277,9 @@ def test_one_unlucky_loss_does_not_ban_a_cell_unless_it_would_be_the_same_again(
 
 
 def test_ages_of_weights_are_asked_for_and_told_to_the_predictor():
-    search = PairedSearch(space=SPACE, settings=Settings(pop_size=6, generations=3), age=lambda one: one[0] / 5)
+    search = PairedSearch(
+        space=SPACE, settings=Settings(pop_size=6, generations=3), age=lambda one: one[0] / 5
+    )
     for comparison, _ in play(search):
         assert comparison.ages == (comparison.a[0] / 5, comparison.b[0] / 5)
     assert search.predictor.known.ages.any()
