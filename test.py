@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     if config.export:
         if distributed.is_main():
             difference = export_onnx(network, config.export)
-            print(f"wrote {config.export}; its logits differ from PyTorch's by at most {difference:.1e}")
+            say(f"wrote {config.export}; its logits differ from PyTorch's by at most {difference:.1e}")
     elif config.predict:
         predict(place(network, config.channels_last, device), loaded, config)
     else:
