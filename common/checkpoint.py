@@ -27,6 +27,7 @@ VERSION = "1.0.0"  # of the project, kept in every checkpoint
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, LookupError, ValueError, TypeError)
 UNREADABLE += (AttributeError, AssertionError, ArithmeticError, MemoryError)
 UNREADABLE += (struct.error, zipfile.BadZipFile)
+SAYS_WHY = (RuntimeError, ValueError, zipfile.BadZipFile)  # what others say is of Python's inside
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
@@ -77,7 +78,8 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     except UNREADABLE as error:
         if lacks_memory(error):  # which says nothing of the file
             raise MemoryError(f"{path} could not be read") from None
-        raise ValueError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from None
+        reason = f": {_first_sentence(error)}" if isinstance(error, SAYS_WHY) else ""
+        raise ValueError(f"{path}: damaged, or no checkpoint{reason}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds a {type(state).__name__}, not the dictionary of a checkpoint")
     if kind is not None and state.get("kind") != kind:

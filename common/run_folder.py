@@ -28,10 +28,12 @@ import filelock
 from tqdm import tqdm
 
 from common import checkpoint, distributed
-from common.flags import PLACES, parse
-from utils import temporary_files, write_atomically
+from common.flags import PLACES, SAID, parse
+from utils import stop_printing, temporary_files, write_atomically
 
 Config = TypeVar("Config")
+# A flag of each program that the others do not have: tells whose settings are in a folder.
+PROGRAMS = {"train_search.py": "pop_size", "train_imagenet.py": "workers", "train.py": "schedule"}
 SETTINGS, LOG, CHECKPOINT = "config.json", "log.txt", "checkpoint.pt"
 
 
@@ -99,7 +101,7 @@ class RunFolder:
     def working(self, program: str) -> Iterator[None]:
         """Around the work of `program` in the folder: unlocks it, and says how to go on after a stop.
 
-        A stop (Ctrl-C, SIGTERM, another process that is gone) leaves as KeyboardInterrupt.
+        A stop (Ctrl-C, SIGTERM, another process that is gone) leaves as KeyboardInterrupt(SAID).
         """
         try:
             yield
@@ -110,7 +112,7 @@ class RunFolder:
             distributed.stop_calmly()
             go_on = [*distributed.command(program), "--resume", str(self.path)]
             self.log.info(f"stopped; go on with: {shlex.join(go_on)}")
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(SAID) from None
         finally:
             self.unlock()
 
@@ -188,7 +190,9 @@ class _Screen(logging.StreamHandler):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
+        if isinstance(sys.exc_info()[1], OSError):
+            stop_printing()
+        else:
             super().handleError(record)
 
 
@@ -210,6 +214,10 @@ def read_settings(path: str | Path, config: type[Config], flag: str = "resume") 
         raise ValueError(f"{file}: damaged: it holds a {type(stored).__name__}, not a run's settings")
     hints = get_type_hints(config)
     unknown = sorted(set(stored) - set(hints))
+    for program, own in PROGRAMS.items():
+        if own in unknown:
+            how = f"{program} --resume {path}"
+            raise ValueError(f"--{flag} {path}: is a run of {program}; it goes on with: {how}")
     if unknown or not stored:
         raise ValueError(f"{file}: written by another program or version: no flags {', '.join(unknown)}")
     for name, value in stored.items():

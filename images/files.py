@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils import locked, say
 
@@ -28,8 +28,8 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES: tuple[str, ...] = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
 FASHION_CLASSES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # What Pillow raises for files that are cut off or are no images, depending on their format.
-UNREADABLE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError)
-UNREADABLE += (struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
+UNREADABLE += (struct.error, zlib.error, ArithmeticError, MemoryError)
 
 
 # What Pillow may take a file for, whatever its name says: for others (EPS) it would start a program.
@@ -197,10 +197,9 @@ def open_image(path: str | Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
-            pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS or math.inf
-            if pixels > most:
-                allowed = f"allowed are {most / 1e6:g}, see --max_megapixels"
-                raise ValueError(f"it has {pixels / 1e6:.1f} megapixels; {allowed}")
+            pixels = file.width * file.height
+            if pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError(f"it has {pixels / 1e6:.1f} megapixels")
             sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
             if file.mode[0] in "IF" and not sixteen:
                 raise ValueError(f"its values have mode {file.mode}, more than 16 bits: convert it")
@@ -212,5 +211,11 @@ def open_image(path: str | Path) -> Image.Image:
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         # Pillow warns of a palette with transparency that becomes colours without it in one step.
         return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    except Image.DecompressionBombError as error:  # Pillow's own, in words of pixels, at twice the limit
+        most = f"allowed are {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:g} megapixels, see --max_megapixels"
+        raise ValueError(f"{path} cannot be read as an image ({error}; {most})") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} cannot be read as an image (it is no {', '.join(FORMATS)})") from None
     except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as an image ({reason})") from error

@@ -9,6 +9,7 @@ from typing import Any
 import genotypes
 import visualize
 from common import checkpoint, distributed
+from common.words import Progress, counted, in_millions
 from genotypes import AnyGenotype
 from images import sets
 from model import Network
@@ -53,14 +54,17 @@ def trained_network(task: Task, finalist: Finalist) -> Network:
 def train_finalists(run: SearchRun, cells: Sequence[AnyGenotype]) -> None:
     """Train the cells that the record does not hold yet, with a checkpoint after each round of processes."""
     config, record, log = run.config, run.record, run.folder.log
-    log.info(f"{len(cells)} finalists train from scratch for {config.final_epochs} epochs")
+    verb = "trains" if len(cells) == 1 else "train"
+    epochs = counted(config.final_epochs, "epoch")
+    log.info(f"{counted(len(cells), 'finalist')} {verb} from scratch for {epochs}")
+    progress = Progress(len(cells), len(record.finalists))
     while waiting := cells[len(record.finalists) :]:
         record.finalists += train_from_scratch(run.task, waiting[: distributed.world_size()])
         run.save()
         trained = record.finalists[-1].trained
         log.info(
             f"finalist {len(record.finalists)}/{len(cells)}: validation loss {trained.loss:.4f}, "
-            f"error {trained.error:.2%}"
+            f"error {trained.error:.2%}, {progress.left(len(record.finalists))}"
         )
 
 
@@ -146,13 +150,16 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         log.info(f"  {baseline_in_words(run.record.baseline, tested.error)}")
     log.info(
         f"  at full size, {run.full_size.C} channels and {run.full_size.layers} cells: "
-        f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M multiply-adds"
+        f"{in_millions(parameters)} parameters, {in_millions(multiply_adds)} multiply-adds"
     )
     if run.latency is not None:
         images = run.config.latency_batch_size
         log.info(f"  about {run.latency(best.genotype):.1f} ms on this machine for a batch of {images}")
     log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")
-    log.info(f"  report: {visualize.write_report(folder.path)}")
+    try:
+        log.info(f"  report: {visualize.write_report(folder.path)}")
+    except (ValueError, OSError) as error:  # the search is done all the same
+        log.warning(f"  no report: {error}; write it later with: visualize.py {folder.path}")
 
 
 def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ def in_one_line(row: Row, generations: int) -> str:
 
 
 def baseline_in_words(rows: Sequence[Row], winner: float) -> str:
-    """What random cells reach, with the 95% interval of their mean (Student's t), beside the winner's error."""
+    """What random cells reach, with the 95% interval of their mean (Student's t), beside the winner."""
     errors = [row["test_error"] for row in rows]
     mean, count = float(np.mean(errors)), len(errors)
     interval = ""

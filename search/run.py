@@ -27,7 +27,7 @@ from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
 from search.latency import Conditions, Latency, Table, table_for, write
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
-from search.record import Finalist, Record, in_one_line
+from search.record import Finalist, Record
 from spaces import Space
 
 MAY_DIFFER = ("data", "device", "record", "max_megapixels")  # flags of train_search.py, when a run goes on
@@ -81,10 +81,9 @@ class SearchRun:
             self.estimate.learn(pair, fast)
         if self.search.generation > group[0].generation:
             learning_rate, drop_path_prob = self.estimate.schedule(progress)[0]
-            row = self.record.end_generation(self.search, learning_rate, drop_path_prob)
+            self.record.end_generation(self.search, learning_rate, drop_path_prob)
             positions = torch.from_numpy(self.search.population.positions)
             distributed.check_equal(populations=distributed.checksum([positions]))
-            self.folder.log.info(in_one_line(row, self.config.generations))
 
     def _warn(self, comparison: Comparison, outcome: Outcome) -> None:
         """Say which candidates diverged."""

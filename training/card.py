@@ -110,8 +110,13 @@ def write_model(
         "hardware": hardware(run.device),
         "training_seconds": round(sum(row["seconds"] for row in run.rows)),
     }
-    write_atomically(run.folder.path / "card.json", json.dumps(card, indent=1, allow_nan=False) + "\n")
-    checkpoint.save(run.folder.path / "model.pt", state)  # last: it says that the run is finished
+    path = run.folder.path / "card.json"
+    write_atomically(path, json.dumps(card, indent=1, allow_nan=False) + "\n")
+    try:
+        checkpoint.save(run.folder.path / "model.pt", state)  # last: it says that the run is finished
+    except OSError:  # a full disk: a card alone would tell of a network that is not there
+        path.unlink(missing_ok=True)
+        raise
 
 
 def command(program: str, config: Any) -> str:
