@@ -214,6 +214,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     run, test = open_search(config, config.resume or config.save or new_name(config.set), device)
     problem = run.load_checkpoint() if config.resume else None
+    run.check_equal()
     if config.resume:
         check_recordable(run)
     else:

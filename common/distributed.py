@@ -18,9 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.heartbeat import Heartbeat
 from common.kernels import keep_memory
 
 Value = TypeVar("Value")
+# What gloo says where another process is gone.
+LOST = ("onnection", "Broken pipe", "Read error", "Write error", "Socket", "Timed out", "pair closure")
+
+_heartbeat: Heartbeat | None = None
 
 
 def init(device: str = "auto") -> torch.device:
@@ -48,6 +53,10 @@ def init(device: str = "auto") -> torch.device:
     if chosen.type == "cpu":
         keep_memory()
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        global _heartbeat
+        size = int(os.environ["WORLD_SIZE"])
+        if size > 1:  # from the first moment on: a process that never comes is missed, too
+            _heartbeat = Heartbeat(int(os.environ["RANK"]), size)
         # A process may wait for another one through a whole candidate's training, or an epoch.
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     return chosen
@@ -73,15 +82,22 @@ def command(program: str) -> list[str]:
 
 
 def close() -> None:
+    """Wait for all processes, and leave them."""
+    global _heartbeat
     if dist.is_initialized():
+        dist.barrier()
+        if _heartbeat is not None:
+            _heartbeat.stop()
+            _heartbeat = None
         dist.destroy_process_group()
 
 
 def stopped(error: BaseException) -> bool:
     """Whether an exception means that this process was told to stop, or that another one is gone."""
     # gloo says it in words; NCCL and the store have classes of their own.
-    in_words = isinstance(error, RuntimeError) and "onnection" in str(error)
-    lost = world_size() > 1 and (in_words or isinstance(error, dist.DistError))
+    in_words = isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
+    several = int(os.environ.get("WORLD_SIZE", world_size())) > 1  # they may not have met yet
+    lost = several and (in_words or isinstance(error, dist.DistError))
     return lost or isinstance(error, KeyboardInterrupt)
 
 

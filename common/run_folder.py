@@ -126,17 +126,23 @@ class RunFolder:
         writer.writerows(rows)
         write_atomically(self.path / name, text.getvalue())
 
-    def fall_back(self) -> None:
+    def fall_back(self, problem: str) -> str:
         """Put the checkpoint before the newest one in its place, as that is damaged; it gets another name.
 
         Else the next one to be written would keep the damaged one beside it, and not the good one.
+        Returns the newest one's `problem` with its new name.
         """
-        if not distributed.is_main():
-            return
+        kept = distributed.from_main(self._fall_back)
+        return f"{problem}; the damaged file is kept as {kept}" if kept else problem
+
+    def _fall_back(self) -> str | None:
+        kept = None
         if self.checkpoint.exists():
             names = (self.checkpoint.with_suffix(f".damaged{number}.pt") for number in itertools.count(1))
-            os.rename(self.checkpoint, next(name for name in names if not name.exists()))
+            kept = next(name for name in names if not name.exists())
+            os.rename(self.checkpoint, kept)
         os.rename(checkpoint.previous(self.checkpoint), self.checkpoint)
+        return str(kept) if kept else None
 
     def start_log(self) -> logging.Logger:
         """Let `self.log` append to log.txt and print; it is silent in all processes but the first.
@@ -197,8 +203,13 @@ class _Screen(logging.StreamHandler):
 
 
 def new_name(what: str) -> str:
-    """runs/WHAT-DATE-TIME, the folder of a run that was given no name; the same in every process."""
-    return distributed.broadcast_object(f"runs/{what}-{datetime.now():%Y%m%d-%H%M%S}")
+    """runs/WHAT-DATE-TIME, the folder of a run that was given no name; the same in every process.
+
+    Numbered where it is taken: by a run of the same second, or since a clock was set back.
+    """
+    name = f"runs/{what}-{datetime.now():%Y%m%d-%H%M%S}"
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return distributed.from_main(lambda: next(free for free in names if not Path(free).exists()))
 
 
 def read_settings(path: str | Path, config: type[Config], flag: str = "resume") -> Config:

@@ -13,6 +13,7 @@ import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,12 +127,12 @@ def _download(name: str, folder: Path, missing: str, advice: str) -> None:
     timeout, existed = socket.getdefaulttimeout(), folder.exists()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder), contextlib.redirect_stdout(sys.stderr):
+        with _locked_folder(folder), contextlib.redirect_stdout(sys.stderr):
+            new = not existed and not any(folder.iterdir())
             try:
                 getattr(torchvision.datasets, name)(str(folder), download=True)
             except BaseException:
-                if not existed:  # while it is locked: nobody else downloads into it
+                if new:  # while it is locked: nobody else has put anything there
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
     except (OSError, RuntimeError, EOFError) as error:  # RuntimeError: another MD5 sum, or no mirror answered
@@ -141,6 +142,17 @@ def _download(name: str, folder: Path, missing: str, advice: str) -> None:
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock; it is made again where another process removed it meanwhile."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if folder.exists():
+                yield
+                return
 
 
 def cifar(name: str, folder: Path, part: str) -> Arrays:

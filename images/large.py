@@ -112,11 +112,16 @@ def read_image(path: str, image_size: int) -> Tensor:
 
 
 def _named_by_flag(loader: Iterable[Any], workers: int) -> Iterator[Any]:
-    """What the loader gives; ValueError that names --workers where one of its workers dies."""
+    """What the loader gives; ValueError that names --workers where one of its workers dies or hangs.
+
+    A worker that SIGTERM ended was told to stop, as the whole program was: KeyboardInterrupt.
+    """
     try:
         yield from loader
     except RuntimeError as error:
         reason = str(error).split(". ")[0]
+        if reason.endswith("killed by signal: Terminated"):
+            raise KeyboardInterrupt from None
         if reason.startswith("DataLoader timed out"):
             raise ValueError(
                 f"--workers {workers}: none gave a batch within {PATIENCE:.0f} s: a drive or a decoder hangs"

@@ -145,6 +145,8 @@ def report(
     `size`: parameters and multiply-adds, which a folded network does not tell. ValueError where the network
     gives no numbers.
     """
+    weights = distributed.checksum(network.parameters())
+    distributed.check_equal(weights=weights, images=images)
     precision = choose_precision(next(network.parameters()).device, config.precision)
     computed = network if config.backend == "torch" else Engine(network, config.backend, precision)
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal

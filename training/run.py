@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,8 +15,10 @@ from common import checkpoint, distributed
 from common.run_folder import RunFolder
 from model import Network
 from training.precision import grad_scaler
+from utils import lacks_memory
 
 FACTS = ("kind", "images", "genotype", "processes")  # of the run, kept in its checkpoints
+ROW = {"epoch", "learning_rate", "loss", "error", "images", "seconds"}
 PROGRESS = ("epoch", "step", "steps", "seconds", "rows")
 
 
@@ -133,17 +136,16 @@ class TrainingRun:
         if state["genotype"] != self.genotype:
             raise ValueError(f"--resume {path.parent}: --arch is another cell now than the run began with")
         try:
-            for name, part in self._parts().items():
-                part.load_state_dict(state[name])
-            for name in PROGRESS:
-                setattr(self, name, state[name])
-        except (RuntimeError, ValueError, KeyError) as error:
+            self._take(state)
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            if lacks_memory(error):
+                raise
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{path}: does not fit the settings of its run ({reason} ...)") from None
         self.origin = state.get("origin")  # runs begun before --weights existed have none
         self.saved = self.finite = self.steps
         if problem:
-            self.folder.fall_back()
+            problem = self.folder.fall_back(problem)
         if state["processes"] != self.processes:
             change = (
                 f"made by {state['processes']} processes, goes on with {self.processes}: batch-norm sees "
@@ -153,6 +155,25 @@ class TrainingRun:
         if distributed.is_main():  # they are summed over the processes again
             self.sums += self.sums.new_tensor(state["sums"])
         return problem
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint's state; any error of Python's where it is not one of this run."""
+        if not all(type(state[name]) is int and state[name] >= 0 for name in ("epoch", "step", "steps")):
+            raise ValueError("epoch and steps are no numbers")
+        if not (isinstance(state["seconds"], float | int) and type(state["processes"]) is int):
+            raise ValueError("seconds and processes are no numbers")
+        if not all(row.keys() >= ROW for row in state["rows"]):
+            raise ValueError("the rows of the epochs are incomplete")
+        if self.sums.new_tensor(state["sums"]).shape != self.sums.shape:
+            raise ValueError("the sums of the epoch are not three")
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for parameter, values in self.optimizer.state.items():
+            for value in values.values():
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError("the optimiser's state is of another network")
+        for name in PROGRESS:
+            setattr(self, name, state[name])
 
     def check_equal(self) -> None:
         """ValueError where a process has other weights, images or steps than the first one."""
