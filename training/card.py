@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 import genotypes
 from common import checkpoint, distributed
@@ -45,6 +46,15 @@ def describe_network(
             "in_channels": network.in_channels,
             "image_size": list(network.image_size),
         },
+        **describe_training(network, images, recipe, result),
+    }
+
+
+def describe_training(
+    network: nn.Module, images: dict[str, Any], recipe: dict[str, Any], result: dict[str, Any]
+) -> dict[str, Any]:
+    """What the checkpoint of any network says of its training, and the weights."""
+    return {
         "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
         "images": {key: list(value) if isinstance(value, tuple) else value for key, value in images.items()},
         "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
@@ -81,13 +91,17 @@ def write_model(
     """model.pt, which describes itself, and card.json, the same in words and numbers without the weights."""
     recipe = dataclasses.asdict(config)
     state = describe_network(run.kept, images=images, recipe=recipe, result=result)
+    parameters, multiply_adds = count(run.kept)
+    write(run, config, state, {"parameters": parameters, "multiply_adds": multiply_adds}, program)
+
+
+def write(run: TrainingRun, config: Any, state: dict[str, Any], costs: dict[str, Any], program: str) -> None:
+    """The files of a finished run: model.pt with the description `state`, and card.json."""
     if run.origin is not None:
         state["origin"] = run.origin
-    parameters, multiply_adds = count(run.kept)
     card = {name: value for name, value in state.items() if name != "state_dict"}
     card |= {
-        "parameters": parameters,
-        "multiply_adds": multiply_adds,
+        **costs,
         "command": command(program, config),
         "processes": distributed.world_size(),
         "hardware": hardware(run.device),
