@@ -10,6 +10,7 @@ gets a run for each backbone and seed; a training that was stopped goes on from 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 import sys
@@ -96,10 +97,14 @@ def body_of(name: str, settings: Any) -> Any:
         return cell
     image = torch.zeros(1, 3, settings.image_size, settings.image_size)
     wanted = multiply_adds(cell, image)
-    state = torch.get_rng_state()
-    widths = np.arange(0.1, 1.5, 0.025).tolist()
-    closest = min(widths, key=lambda width: abs(multiply_adds(MobileNet(width), image) - wanted))
-    torch.set_rng_state(state)
+    widths, state = np.arange(0.1, 1.5, 0.025).tolist(), torch.get_rng_state()
+
+    def above(width: float) -> int:
+        return multiply_adds(MobileNet(width), image) - wanted
+
+    place = bisect.bisect(widths, 0, hi=len(widths) - 1, key=above)  # multiply-adds rise with the width
+    closest = min(widths[max(0, place - 1) : place + 1], key=lambda width: abs(above(width)))
+    torch.set_rng_state(state)  # as if nothing had been drawn
     return MobileNet(closest)
 
 
@@ -107,13 +112,13 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
     """Train and test a backbone with one seed, or go on with that; what came of it is kept in its folder."""
     folder = Path(config.out) / f"{name}-{seed}"
     result = folder / "result.json"
-    if result.is_file():
-        return json.loads(result.read_text())
     asked = train_dense.Config(model=config.model, arch=config.arch, epochs=config.epochs, seed=seed)
     settings = with_recipe(dataclasses.replace(asked, save=str(folder), strides=MobileNet.strides))
     begun = folder.exists()
     if begun and read_settings(folder, train_dense.Config, "out") != settings:
         raise ValueError(f"--out {folder}: was begun with other settings")
+    if result.is_file():
+        return json.loads(result.read_text())
     settings = dataclasses.replace(settings, resume=str(folder)) if begun else settings
     torch.set_num_threads(settings.threads)
     scenes, tested = train_dense.load(settings)
