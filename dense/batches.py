@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from dense.recipes import SEGMENTERS
 from dense.sources import OUTSIDE, Source
 from images.large import decode, epoch_order
 from images.sets import shares
@@ -23,14 +24,14 @@ Batch = tuple[list[int], list[Tensor], list[Any]]  # indices; images (3, H, W) i
 
 
 def augmentation(model: str, image_size: int, digits: bool) -> v2.Transform:
-    """What torchvision's reference trainings do to an image, its boxes and its mask; nothing to digits.
+    """What torchvision's reference trainings do to an image, its boxes and its mask; digits keep their look.
 
     Detectors: a flip; SSDLite also a crop that keeps enough of a box (IoU crop of SSD). Segmentation: a scale
     of half to twice `image_size`, a flip, a crop of 12/13 of it (480 of 520).
     """
-    if digits:
-        return v2.Identity()
-    if model in ("deeplabv3", "lraspp"):
+    if digits:  # a detector scales images itself
+        return v2.Resize(image_size) if model in SEGMENTERS else v2.Identity()
+    if model in SEGMENTERS:
         crop = image_size * 12 // 13
         outside = {tv_tensors.Mask: OUTSIDE, "others": 0}
         return v2.Compose(

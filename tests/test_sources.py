@@ -200,6 +200,14 @@ def test_a_crop_for_masks_has_one_size_and_counts_nothing_outside():
             assert (crop[:, target == 255] == 0).all()
 
 
+def test_digits_for_masks_train_at_the_size_at_which_they_are_tested():
+    images, masks = np.full((2, 40, 40, 3), 9, np.uint8), np.full((2, 40, 40), 7, np.uint8)
+    scenes = Scenes(Source("made", ("cat",), images, masks=masks), augmentation("lraspp", 60, digits=True))
+    ((_, scaled, targets),) = batches(scenes)
+    assert {x.shape[-2:] for x in (*scaled, *targets)} == {(60, 60)}
+    assert {int(x) for target in targets for x in target.unique()} == {7}
+
+
 def test_evaluation_sees_every_image_once_whatever_the_processes(source):
     seen = [
         i for rank in range(3) for indices, *_ in batches(Scenes(source), shard=(rank, 3)) for i in indices
