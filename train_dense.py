@@ -161,10 +161,10 @@ def main(config: Config) -> None:
     model, origin = draw(config, facts, device)
     run = new_run(config, model, train, measured)
     run.origin = origin
-    start(run, config, train, measured, config.arch)
+    size = start(run, config, train, measured, config.arch)
     with run.folder.working("train_dense.py"):
         loop.train(run, config, train, measured if config.validate else None)
-        finish(run, config, facts, measured)
+        finish(run, config, facts, size, measured)
 
 
 def new_run(config: Config, model: Any, train: Scenes, measured: Scenes) -> TrainingRun:
@@ -233,8 +233,8 @@ def draw(config: Config, facts: dict[str, Any], device: torch.device) -> tuple[A
     return place(model, config.channels_last, device), origin
 
 
-def start(run: TrainingRun, config: Config, train: Scenes, measured: Scenes, backbone: str) -> None:
-    """Load the checkpoint of the run that --resume names, or make a folder; begin the log."""
+def start(run: TrainingRun, config: Config, train: Scenes, measured: Scenes, backbone: str) -> dict[str, int]:
+    """Load the checkpoint of the run that --resume names, or make a folder; begin the log. What it costs."""
     problem = run.load_checkpoint() if config.resume else None
     if not config.resume:
         run.folder.create(config)
@@ -244,18 +244,19 @@ def start(run: TrainingRun, config: Config, train: Scenes, measured: Scenes, bac
     if run.origin is not None and run.steps == 0 and not run.folder.checkpoint.exists():
         log.info(f"backbone from {config.weights}")
         run.save()  # from here on the run does not need the file
-    if config.compile:
-        run.network.backbone.compile(dynamic=True)
-    words = costs_in_words(costs(run.network, config.image_size or 0))
+    size = costs(run.network, config.image_size or 0)
     part = "held out" if config.validate else "test"
     log.info(
-        f"{run.folder.path}: {config.model} on {backbone}, {words} at {config.image_size} pixels; "
-        f"{distributed.world_size()} x {run.device.type}, {run.precision}; {train.source.name}, {len(train)} "
-        f"images train, {len(measured)} {part}"
+        f"{run.folder.path}: {config.model} on {backbone}, {costs_in_words(size)} at {config.image_size} "
+        f"pixels; {distributed.world_size()} x {run.device.type}, {run.precision}; {train.source.name}, "
+        f"{len(train)} images train, {len(measured)} {part}"
     )
+    return size
 
 
-def finish(run: TrainingRun, config: Config, facts: dict[str, Any], measured: Scenes) -> None:
+def finish(
+    run: TrainingRun, config: Config, facts: dict[str, Any], size: dict[str, int], measured: Scenes
+) -> None:
     """Measure the weights of the last epoch once; write model.pt and card.json."""
     run.folder.write_table("epochs.csv", run.rows)
     path, log = run.folder.path / "model.pt", run.folder.log
@@ -271,7 +272,7 @@ def finish(run: TrainingRun, config: Config, facts: dict[str, Any], measured: Sc
     if distributed.is_main():
         images = {"set": config.set, "classes": measured.source.classes}
         state = dense_card.describe(run.network, facts, images, dataclasses.asdict(config), result)
-        card.write(run, config, state, costs(run.network, config.image_size or 0), "train_dense.py")
+        card.write(run, config, state, size, "train_dense.py")
     log.info(f"wrote {path}; evaluate it with: test_dense.py --model_path {path}")
 
 

@@ -16,7 +16,7 @@ from dense import measure
 from dense.batches import Scenes
 from dense.models import find
 from images.sets import shares
-from training.loop import LOOK, clip_and_step, compiling
+from training.loop import LOOK, clip_and_step
 from training.precision import autocast
 from training.run import TrainingRun
 from training.schedule import cosine, set_learning_rate
@@ -98,17 +98,16 @@ def steps(run: TrainingRun, config: Any, scenes: Scenes) -> Iterator[int]:
         # torchvision's models draw (dropout, proposals) from the global generator only.
         torch.manual_seed(derive_seed(config.seed, "step", run.epoch, run.step, rank))
         total = min(config.batch_size, len(scenes) - run.step * config.batch_size)
-        with compiling(config.compile):
-            sums = train_step(
-                run.network,
-                run.optimizer,
-                images,
-                targets,
-                total=total,
-                scaler=run.scaler,
-                precision=run.precision,
-                grad_clip=config.grad_clip,
-            )
+        sums = train_step(
+            run.network,
+            run.optimizer,
+            images,
+            targets,
+            total=total,
+            scaler=run.scaler,
+            precision=run.precision,
+            grad_clip=config.grad_clip,
+        )
         run.end_step(sums, time.perf_counter() - begin)
         begin = time.perf_counter()
         if run.step % config.checkpoint_steps == 0:

@@ -29,8 +29,6 @@ class RunFlags:
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, else float32"""
-    compile: bool = False
-    """compile the network: minutes at the start, faster steps"""
     channels_last: bool = True
     """memory layout of images and weights"""
     threads: int = 1
@@ -88,6 +86,9 @@ class RecipeFlags:
 @dataclass(frozen=True)
 class TrainingConfig(RunFlags, RecipeFlags):  # the fields of the last one come first
     """Network, recipe and run of a training; the defaults are the published recipe for CIFAR."""
+
+    compile: bool = False
+    """compile the network: minutes at the start, faster steps"""
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
