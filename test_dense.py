@@ -39,6 +39,8 @@ class Config:
     """images per step, of all processes together"""
     workers: int = 0
     """processes that decode images, for each process that evaluates"""
+    max_megapixels: float = 89.0
+    """largest image that is decoded"""
     json: str | None = None
     """write the result to this file, which must not exist"""
     device: str = "auto"
@@ -56,6 +58,7 @@ class Config:
         """Raise ValueError for what cannot work, whatever the checkpoint is."""
         check_range(self, "batch_size", 1)
         check_range(self, "workers", 0)
+        check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         check_new_file("json", self.json)
         check_new_file("draw", self.draw)
         if self.predict == ():
@@ -87,12 +90,14 @@ from dense.batches import Scenes
 from dense.measure import in_words
 from dense.models import costs, costs_in_words, find
 from dense.recipes import SEGMENTERS
+from images import files
 from training.precision import choose_precision
 from utils import say, write_atomically
 
 
 def main(config: Config) -> None:
     device = distributed.init(config.device)
+    files.limit_pixels(config.max_megapixels)
     model, state = card.load(config.model_path)
     model.to(device)
     precision = choose_precision(device, config.precision)

@@ -43,6 +43,8 @@ class DenseFlags:
     """pixels of the shorter side of an image (ssdlite: of both); default by model and set"""
     workers: int | None = None
     """processes that decode images, for each process that trains; default 8, digits 0"""
+    max_megapixels: float = 89.0
+    """largest image that is decoded"""
 
     # --- model
     model: Literal["ssdlite", "fcos", "retinanet", "fasterrcnn", "deeplabv3", "lraspp"] = "ssdlite"
@@ -99,6 +101,7 @@ class Config(RunFlags, DenseFlags):  # the fields of the last one come first
         check_range(self, "workers warmup_steps weight_decay", 0)
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum", 0, 1)
+        check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         check_range(self, "validate", 0, 0.99)
         genotypes.check_arch(self)
         self._check_effects()
@@ -141,6 +144,7 @@ from dense import loop, sources
 from dense.batches import Scenes, augmentation
 from dense.measure import in_words
 from dense.models import LOSSES, costs, costs_in_words
+from images import files
 from images.sets import split
 from model import NetworkImageNet
 from training import card
@@ -152,7 +156,7 @@ from utils import derive_seed
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, free=("data", "device", "workers", "checkpoint_steps"))
+        config = resume(config, free=("data", "device", "workers", "checkpoint_steps", "max_megapixels"))
     device = distributed.init(config.device)
     config = with_recipe(config)
     torch.set_num_threads(config.threads)
@@ -187,6 +191,7 @@ def new_run(config: Config, model: Any, train: Scenes, measured: Scenes) -> Trai
 
 def load(config: Config) -> tuple[Scenes, Scenes]:
     """What trains, and what is measured: test images, or held-out ones. ValueError where they do not suit."""
+    files.limit_pixels(config.max_megapixels)
     masks = config.model in SEGMENTERS
     everything = sources.load(config.set, config.data, config.train_parts, masks, train=True)
     if config.validate:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dense import digits
@@ -122,13 +121,10 @@ class Source:
 
 def _labels(path: str) -> NDArray[np.uint8]:
     """The labels of a mask file: the indices of its palette, or its greys."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise ValueError(f"mode {image.mode}: needed are the labels, as a palette's indices or grey")
-            return np.array(image)
-    except files.UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as a mask ({' '.join(str(error).split())})") from None
+    image = files.open_image(path)
+    if image.mode not in ("P", "L"):
+        raise ValueError(f"{path}: mode {image.mode}: needed are labels, as a palette's indices or as greys")
+    return np.array(image)
 
 
 def load(name: str, data: str | Path, parts: Sequence[str], masks: bool, train: bool) -> Source:
