@@ -115,8 +115,10 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
     asked = train_dense.Config(model=config.model, arch=config.arch, epochs=config.epochs, seed=seed)
     settings = with_recipe(dataclasses.replace(asked, save=str(folder), strides=MobileNet.strides))
     begun = folder.exists()
-    if begun and read_settings(folder, train_dense.Config, "out") != settings:
-        raise ValueError(f"--out {folder}: was begun with other settings")
+    if begun:
+        stored = read_settings(folder, train_dense.Config, "out")
+        if dataclasses.replace(stored, save=settings.save) != settings:  # the folder may have been moved
+            raise ValueError(f"--out {folder}: was begun with other settings")
     if result.is_file():
         return json.loads(result.read_text())
     settings = dataclasses.replace(settings, resume=str(folder)) if begun else settings

@@ -23,8 +23,8 @@ def read(path: str) -> Tensor:
 
 
 def colours(labels: int) -> list[tuple[int, int, int]]:
-    """A colour for each label: hues far from those of the neighbours, by the golden ratio."""
-    hsv = [(int(255 * (0.618034 * label % 1)), 200, 255) for label in range(labels)]
+    """A colour for each label: bright, hues apart by the golden ratio."""
+    hsv = [(int(255 * (0.618034 * label % 1)), 110, 255) for label in range(labels)]
     pixels = Image.fromarray(np.array([hsv], np.uint8), mode="HSV").convert("RGB")
     return [tuple(pixel) for pixel in np.asarray(pixels)[0].tolist()]
 

@@ -38,7 +38,7 @@ RECIPES = {  # torchvision's reference trainings, on eight GPUs
     "lraspp": Recipe((8, 32), 520, None, 30, 32, 0.01, 1e-6, "poly"),
 }
 STRIDES_OF_DIGITS: dict[str, tuple[int, ...]] = {"fcos": (8, 16, 32), "retinanet": (4, 8, 16)}
-STRIDES_OF_DIGITS |= {"fasterrcnn": (4, 8, 16), "ssdlite": (8, 16, 32), "deeplabv3": (8,), "lraspp": (8, 16)}
+STRIDES_OF_DIGITS |= {"fasterrcnn": (4, 8, 16), "ssdlite": (8, 16, 32), "deeplabv3": (8,), "lraspp": (4, 16)}
 
 
 def recipe_of_digits(model: str) -> Recipe:

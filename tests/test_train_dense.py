@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 import signal
 
 import numpy as np
@@ -15,6 +17,7 @@ import genotypes
 import test_dense
 import train_dense
 from common import checkpoint
+from common.flags import parse
 from dense import card, loop, models
 from model import NetworkImageNet
 from training.card import describe_network
@@ -96,7 +99,14 @@ def test_a_run_leaves_its_epochs_and_a_card(finished):
     assert written["result"]["test_images"] == 5
     assert set(written["result"]["test_ap50_of_class"]) == set(written["images"]["classes"])
     assert written["backbone_multiply_adds"] < written["multiply_adds"]
-    assert "train_dense.py --set voc" in written["command"]
+    words = shlex.split(written["command"])
+    assert words[:4] == ["python", "train_dense.py", "--set", "voc"]
+    again = parse(train_dense.Config, words[2:])
+    assert again.strides == (8, 16, 32)
+    assert dataclasses.asdict(again) | {"save": "boxes"} == {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in json.loads((finished / "config.json").read_text()).items()
+    }
 
 
 def test_killed_and_resumed_it_is_the_same_run(voc, finished, program: Program):

@@ -125,7 +125,8 @@ def command(program: str, config: Any) -> str:
         if isinstance(entry.default, bool):  # --flip, which has a third value, takes True or False
             words.append(f"--{entry.name}" if value else f"--no_{entry.name}")
         else:
-            words.append(f"--{entry.name} {shlex.quote(str(value))}")
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{entry.name} {shlex.join(str(each) for each in values)}")
     return " ".join(words)
 
 
