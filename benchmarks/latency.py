@@ -1,12 +1,12 @@
-"""Estimated latencies against whole networks: does the sum of measured edges rank cells, and how far is it off?
+"""Estimated latencies against whole networks: does the sum of edges rank cells, and how far is it off?
 
     python benchmarks/latency.py                                             # DARTS space, one CPU thread
     python benchmarks/latency.py --space nasbench201 --channels 16 --layers 15 --json latency.json
     python benchmarks/latency.py --device cuda --batch_size 64
 
 The cells are random ones that took no part in the table. Reported with Kendall's and Spearman's rank
-correlation is the relative error: of the estimate, and of the sum of edges alone, before whole networks correct
-it.
+correlation is the relative error: of the estimate, and of the sum of edges alone, before whole networks
+correct it.
 """
 
 from __future__ import annotations

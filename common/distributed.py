@@ -156,10 +156,7 @@ def check_equal(**values: str | int) -> None:
 
     Processes that disagree would train a mixture of networks, or wait for each other for ever.
     """
-    if not dist.is_initialized():
-        return
-    found: list[dict[str, str | int]] = [{}] * world_size()
-    dist.all_gather_object(found, values)
+    found = gather_objects(values)
     for number, theirs in enumerate(found):
         for name in values:
             if theirs[name] != found[0][name]:
@@ -175,6 +172,15 @@ def checksum(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         total = zlib.crc32(tensor.numpy(force=True).tobytes(), total)
     return f"{total:08x}"
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The values that all processes pass, by their rank, in every process. For small plain values."""
+    if not dist.is_initialized():
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
 
 
 def broadcast_(tensors: Sequence[Tensor], source: int) -> None:

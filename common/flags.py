@@ -146,8 +146,17 @@ def check_save(config: Any) -> None:
 
 def check_installed(config: Any, name: str) -> None:
     """Raise ValueError where the flag `name` is given and the package of the same name is missing."""
-    if getattr(config, name) and find_spec(name) is None:
-        raise ValueError(f"--{name}: the package is missing; install it with: pip install {name}")
+    if getattr(config, name):
+        check_packages(f"--{name}", name)
+
+
+def check_packages(flag: str, *names: str) -> None:
+    """Raise ValueError where one of these packages, which `flag` needs, is missing."""
+    if missing := [name for name in names if find_spec(name) is None]:
+        which = (
+            "the package is" if names == tuple(missing) and len(names) == 1 else f"{' and '.join(missing)} is"
+        )
+        raise ValueError(f"{flag}: {which} missing; install it with: pip install {' '.join(missing)}")
 
 
 def check_new_file(flag: str, path: str | None) -> None:

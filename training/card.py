@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import genotypes
 from common import checkpoint, distributed
@@ -33,9 +34,8 @@ def describe_network(
     `images`: set, classes (names by label), mean and std (of each channel, in [0, 1]). `recipe`: the flags of
     the training. `result`: what was measured, and on what. The rest is read off the network.
     """
-    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     described = describe(network, images=images, recipe=recipe)
-    return {"kind": "network", "state_dict": weights, **described, "result": result}
+    return {"kind": "network", **described, **describe_training(network, images, recipe, result)}
 
 
 def describe(network: Network, *, images: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +51,20 @@ def describe(network: Network, *, images: dict[str, Any], recipe: dict[str, Any]
             "in_channels": network.in_channels,
             "image_size": list(network.image_size),
         },
+        **_origin(images, recipe),
+    }
+
+
+def describe_training(
+    network: nn.Module, images: dict[str, Any], recipe: dict[str, Any], result: dict[str, Any]
+) -> dict[str, Any]:
+    """What the checkpoint of any network says of its training, and the weights."""
+    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    return {"state_dict": weights, **_origin(images, recipe), "result": result}
+
+
+def _origin(images: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    return {
         "images": {key: list(value) if isinstance(value, tuple) else value for key, value in images.items()},
         "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
         "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
@@ -98,13 +112,17 @@ def write_model(
     """model.pt, which describes itself, and card.json, the same in words and numbers without the weights."""
     recipe = dataclasses.asdict(config)
     state = describe_network(run.kept, images=images, recipe=recipe, result=result)
+    parameters, multiply_adds = count(run.kept)
+    write(run, config, state, {"parameters": parameters, "multiply_adds": multiply_adds}, program)
+
+
+def write(run: TrainingRun, config: Any, state: dict[str, Any], costs: dict[str, Any], program: str) -> None:
+    """The files of a finished run: model.pt with the description `state`, and card.json."""
     if run.origin is not None:
         state["origin"] = run.origin
-    parameters, multiply_adds = count(run.kept)
     card = {name: value for name, value in state.items() if name != "state_dict"}
     card |= {
-        "parameters": parameters,
-        "multiply_adds": multiply_adds,
+        **costs,
         "command": command(program, config),
         "processes": distributed.world_size(),
         "hardware": hardware(run.device),
@@ -129,7 +147,8 @@ def command(program: str, config: Any) -> str:
         if isinstance(entry.default, bool):  # --flip, which has a third value, takes True or False
             words.append(f"--{entry.name}" if value else f"--no_{entry.name}")
         else:
-            words.append(f"--{entry.name} {shlex.quote(str(value))}")
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{entry.name} {shlex.join(str(each) for each in values)}")
     return " ".join(words)
 
 

@@ -69,7 +69,7 @@ def train_one_epoch(
             outputs = network(inputs)
         logits, loss, total = _losses(outputs, labels, auxiliary_weight, label_smoothing, "mean")
         scaler.scale(total).backward()
-        _step(network, optimizer, scaler, grad_clip)
+        clip_and_step(network, optimizer, scaler, grad_clip)
         # Sums stay on the device: reading them each step would make a GPU wait.
         wrong = (logits.argmax(1) != labels).sum()
         weighted = loss.detach().double() * len(labels)
@@ -113,7 +113,7 @@ def train_step(
         wrong = (logits.argmax(1) != y).sum()
         sums += torch.stack([loss.detach().double(), wrong.double(), sums.new_full((), len(y))])
     distributed.sum_gradients(network.parameters())
-    _step(network, optimizer, scaler, grad_clip)
+    clip_and_step(network, optimizer, scaler, grad_clip)
     return sums
 
 
@@ -133,7 +133,7 @@ def _losses(
     return logits.detach(), loss, loss + auxiliary_weight * entropy(logits_aux.float(), labels)
 
 
-def _step(
+def clip_and_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float
 ) -> None:
     """Clip the gradients by their norm, unscaled, and step."""
@@ -216,7 +216,7 @@ def train(
             for done in steps(run, config, images, network):
                 bar.update(done)
                 if run.step % LOOK == 0:
-                    loss, _, seen = run.totals()
+                    loss, *_, seen = run.totals()
                     words = f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}"
                     bar.set_postfix_str(words)
                     if progress.is_due():  # in an epoch that takes long

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 import genotypes
 from common import checkpoint, distributed
 from common.run_folder import RunFolder
-from model import Network
+from genotypes import Genotype
 from training.precision import grad_scaler
 from utils import lacks_memory
 
 FACTS = ("kind", "images", "genotype", "processes")  # of the run, kept in its checkpoints
 ROW = {"epoch", "learning_rate", "loss", "error", "images", "seconds"}
 PROGRESS = ("epoch", "step", "steps", "seconds", "rows")
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 @dataclass
-class TrainingRun:
-    """What changes during a training.
+class TrainingRun(Generic[AnyNetwork]):
+    """What changes during a training; a network of cells has them as its `genotype`.
 
     All processes hold the same but for `sums` and batch-norm's running statistics, which are their own.
     `kind` and `images` (a fingerprint of the data) tell a checkpoint from those of other programs and data.
@@ -33,10 +34,11 @@ class TrainingRun:
     kind: str
     images: str
     folder: RunFolder
-    network: Network
+    network: AnyNetwork
     optimizer: torch.optim.Optimizer
     precision: str
     ema: float = 0.0  # decay of the averaged weights; 0: none are kept
+    measures: tuple[str, ...] = ("loss", "error")  # of each training image; epochs.csv has their means
     processes: int = field(default_factory=distributed.world_size)
     epoch: int = 0
     step: int = 0  # steps done in this epoch
@@ -50,19 +52,20 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.device = next(self.network.parameters()).device
-        self.genotype = genotypes.to_dict(self.network.genotype)
+        genotype = cast("Genotype | None", getattr(self.network, "genotype", None))
+        self.genotype = genotype and genotypes.to_dict(genotype)
         self.scaler = grad_scaler(self.device, self.precision)
-        # Of this process in this epoch: loss, wrong, images.
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        # Of this process in this epoch: the measures (loss, wrong), images.
+        self.sums = torch.zeros(len(self.measures) + 1, dtype=torch.float64, device=self.device)
         self.average: AveragedModel | None = None
         if self.ema:
             self.average = AveragedModel(self.network, multi_avg_fn=self._move_average, use_buffers=True)
             self.average.update_parameters(self.network)  # the first call copies: here, not after a step
 
     @property
-    def kept(self) -> Network:
+    def kept(self) -> AnyNetwork:
         """The network that is measured and written: the one with averaged weights, where they are kept."""
-        return self.network if self.average is None else cast(Network, self.average.module)
+        return self.network if self.average is None else cast(AnyNetwork, self.average.module)
 
     def _parts(self) -> dict[str, Any]:
         """What is saved through state_dict and load_state_dict."""
@@ -80,21 +83,20 @@ class TrainingRun:
             torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     def end_step(self, sums: Tensor, seconds: float) -> None:
-        """Count a step, which gave these sums of (loss, wrong, images) and took these seconds."""
+        """Count a step, which gave these sums (of the measures, and images) and took these seconds."""
         self.sums += sums
         if self.average is not None:
             self.average.update_parameters(self.network)
         self.step, self.steps, self.seconds = self.step + 1, self.steps + 1, self.seconds + seconds
 
-    def totals(self) -> tuple[float, float, int]:
-        """Loss, wrong, images of this epoch so far, of all processes; ValueError where training diverged."""
+    def totals(self) -> list[float]:
+        """Sums of this epoch so far, over all processes; ValueError where training diverged."""
         sums = self.sums.clone()
         distributed.sum_([sums])
         if not sums.isfinite().all():
             raise self.diverged(f"training loss is not finite in epoch {self.epoch + 1}, step {self.step}")
         self.finite = self.steps
-        loss, wrong, images = sums.tolist()
-        return loss, wrong, int(images)
+        return sums.tolist()
 
     def diverged(self, what: str) -> ValueError:
         """The error that says so, and names the last checkpoint whose weights gave a finite loss.
@@ -182,12 +184,13 @@ class TrainingRun:
 
     def end_epoch(self, learning_rate: float, **more: float) -> str:
         """Note a row for the epoch, with `more` columns, save, begin the next; returns the row in words."""
-        loss, wrong, images = self.totals()
+        *sums, images = self.totals()
         self.check_equal()
-        row = {"epoch": self.epoch, "learning_rate": learning_rate}
-        row |= {"loss": loss / images, "error": wrong / images, **more}
-        self.rows.append(row | {"images": images, "seconds": round(self.seconds, 1)})
-        words = f"training loss {row['loss']:.4f}, error {row['error']:.2%}, "
+        means = {name: value / images for name, value in zip(self.measures, sums, strict=True)}
+        row = {"epoch": self.epoch, "learning_rate": learning_rate, **means, **more}
+        self.rows.append(row | {"images": int(images), "seconds": round(self.seconds, 1)})
+        words = f"training loss {row['loss']:.4f}, "
+        words += f"error {row['error']:.2%}, " if "error" in row else ""
         words += "".join(f"{name.replace('_', ' ')} {value:.4f}, " for name, value in more.items())
         words += f"{images / max(self.seconds, 0.01):.0f} images/s"
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
