@@ -3,9 +3,9 @@
     sudo python benchmarks/disks.py --folder runs/disks --json result.json
 
 Small runs of the search and of both trainings, each on a small disk in memory (tmpfs, which root mounts)
-that is full after so many kilobytes, another number each time, so that every write is met; in a folder
-that turns read-only at a random moment, as a user for whom that counts; with a clock that jumps back by a
-day; and two at once in one folder. They must end with one line and exit code 2, leave nothing half written, and,
+that is full after so many kilobytes, another number each time, so that every write is met; in a folder that
+turns read-only at a random moment, as a user for whom that counts; with a clock that jumps back by a day; and
+two at once in one folder. They must end with one line and exit code 2, leave nothing half written, and,
 resumed where there is room again, end with the bits of a run that nobody disturbed.
 """
 
