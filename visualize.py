@@ -24,7 +24,7 @@ import genotypes
 import utils
 from common import flags
 from genotypes import AnyGenotype, CompleteCell, edges_of
-from pictures import plots, report, tables
+from pictures import looks, report, tables
 
 Format = Literal["svg", "png", "pdf"]
 MARK = "drawn by PairNAS visualize.py"  # inside every file written here: such a file may be replaced
@@ -97,9 +97,9 @@ def cell_source(genotype: AnyGenotype, cell: str, title: str = "", dpi: int = 0)
             graph.node(str(node), shape="circle", width="0.36", fixedsize="true", **{"class": "state"})
         if operation == "none" and isinstance(genotype, CompleteCell):
             continue  # no edge
-        name, colour = f"edge{place}", plots.colour(operation)
-        looks = {"color": colour, "fillcolor": colour, "fontcolor": plots.ink_on(colour), "height": "0.26"}
-        graph.node(name, graphviz.escape(operation), **looks)
+        name, colour = f"edge{place}", looks.colour(operation)
+        box = {"color": colour, "fillcolor": colour, "fontcolor": looks.ink_on(colour), "height": "0.26"}
+        graph.node(name, graphviz.escape(operation), **box)
         graph.edge(str(source), f"{name}:w", color=colour, arrowhead="none")
         graph.edge(f"{name}:e", str(node), color=colour)
     graph.node("output", "cell k", **{"class": "state"})

@@ -1,5 +1,6 @@
 """What the folder of a search says, at any moment of the search: its settings, and its tables as they are."""
 
+import ast
 import csv
 import io
 import json
@@ -17,21 +18,29 @@ from genotypes import AnyGenotype
 
 Row = dict[str, str]  # of a table: texts by column
 TABLES = {  # with the columns that each must have
-    "history": ("generation", "loss_a", "loss_b", "winner", "decided_by"),
+    "history": (
+        *("generation", "pair", "genotype_a", "genotype_b"),
+        *("loss_a", "loss_b", "winner", "decided_by"),
+    ),
     "generations": ("generation", "diversity"),
     "finalists": ("rank", "genotype"),
+    "baseline": ("genotype", "loss", "error", "test_error"),
 }
 
 
 @dataclass
 class RecordedRun:
-    """What a run folder says. `cell` is the winner or, before it is chosen, the last generation's best."""
+    """What a run folder says. `cell` is the winner or, before it is chosen, the last generation's best.
+
+    `baseline` are random cells that were trained as the finalists were, where the search did that.
+    """
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
     generations: list[Row] = field(default_factory=list)
     finalists: list[Row] = field(default_factory=list)
+    baseline: list[Row] = field(default_factory=list)
     cell: AnyGenotype | None = None
     images: int | None = None  # that train and compare, as far as that is known
     finished: bool = False
@@ -129,3 +138,16 @@ def numbers(rows: list[Row], column: str) -> np.ndarray:
 def trained(history: list[Row]) -> list[Row]:
     """The comparisons whose two networks were trained, not decided by the predictor alone."""
     return [row for row in history if row["decided_by"] != "predictor"]
+
+
+def defaults(script: str) -> dict[str, Any]:
+    """The default of each flag of a script, read off its source: importing it takes seconds."""
+    source = Path(__file__).parent.with_name(script).read_text(encoding="utf-8")
+    config = next(
+        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Config"
+    )
+    return {
+        node.target.id: ast.literal_eval(node.value)
+        for node in config.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }
