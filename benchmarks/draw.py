@@ -87,7 +87,7 @@ def panel_of(kind: str, record: Record) -> str:
     if kind == "predictor":
         return TABLES.get(record["table"], record["table"])
     if kind == "estimates":
-        return f"{record['gain']['cells']} random cells, trained twice from scratch"
+        return f"{record['gain']['cells']} cells, each trained from scratch"
     network = record["card"]["network"]
     return f"{record['card']['images']['set']}, {network['C']} channels, {network['layers']} cells"
 
