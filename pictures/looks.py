@@ -29,7 +29,9 @@ COLOURS = {
 }
 OTHERS = ("#D64550", "#A83E7D", "#7A6A00", "#E07BB0", "#4E7D2C", "#9C5A3C")  # for operations of your own
 CELLS = {"normal": "normal cells", "reduce": "reduction cells", "cell": "cells"}
-FIRST, SECOND = "#3B82D6", "#D9722E"  # two series: blue and orange, readable on white and on black
+# Lines side by side, readable on white and on black; two alone are blue and orange.
+SERIES = ("#3B82D6", "#D9722E", "#2E9E6B", "#8E5BB5", "#B08A00", "#8A929C", "#C2185B", "#00838F")
+FIRST, SECOND = SERIES[:2]
 INK = "#010203"  # in a plot this stands for the page's text colour: `inline` makes it currentColor
 
 

@@ -156,11 +156,16 @@ def page(run: RecordedRun, drawings: dict[str, str]) -> str:
         _plots(run),
         _settings(run),
     ]
+    return document(f"{name}: cell search", body)
+
+
+def document(title: str, body: list[str]) -> str:
+    """A page of HTML with its style; `title` is HTML."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}: cell search</title><style>\n{style}</style></head>\n<body>\n"
+        f"<title>{title}</title><style>\n{style}</style></head>\n<body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )
