@@ -50,10 +50,13 @@ def verdict(run: RecordedRun) -> str:
         f"Its favourites won {share:.0%} of {count} trained pairs (95% interval {low:.0%} to {high:.0%}): "
         f"{judged} here. "
     )
+    given = numbers(run.generations, "trusted")
+    if np.isfinite(given).any():
+        text += f"By the end of {np.nansum(given):.0f} of {len(given)} generations it was trusted to act. "
     decided = sum(row["decided_by"] == "predictor" for row in run.history)
     audits = [row for row in run.history if row["decided_by"] == "audit"]
     if not decided and not audits:
-        return text + "It was never sure enough of a pair to decide it without training."
+        return text + "It decided no pair without training."
     text += f"It decided {decided} of {len(run.history)} pairs without training"
     if not audits:
         return f"{text}; none of those that it was sure of was audited."
