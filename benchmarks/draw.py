@@ -33,7 +33,17 @@ TABLES = {
     "nasbench201_cifar10": "NAS-Bench-201, CIFAR-10",
     "nasbench301_surrogate": "DARTS space, NAS-Bench-301",
 }
-COLOURS = ("#C2410C", "#1F5FAD", "#8A929C", "#00796B", "#8E5BB5", "#B08A00")  # ours first, then the others
+COLOURS = (
+    "#C2410C",
+    "#1F5FAD",
+    "#8A929C",
+    "#00796B",
+    "#8E5BB5",
+    "#B08A00",
+    "#5BA7F0",
+    "#C2185B",
+    "#4E7D2C",
+)  # ours first, then the others
 STRATEGIES = ("ours", "slow_fast", "random", "evolution", "local", "gaussian_process")
 MARKS = "osD^v<>"
 
@@ -83,9 +93,9 @@ def panel_of(kind: str, record: Record) -> str:
     """Which panel a record goes into: its title. A search's is the table and the column that is observed."""
     if kind == "search":
         epochs = " (12 epochs observed)" if record["config"].get("observe") == "accuracy_12_epochs" else ""
-        return TABLES.get(record["table"], record["table"]) + epochs
+        return str(TABLES.get(record["table"], record["table"])) + epochs
     if kind == "predictor":
-        return TABLES.get(record["table"], record["table"])
+        return str(TABLES.get(record["table"], record["table"]))
     if kind == "estimates":
         return f"{record['gain']['cells']} cells, each trained from scratch"
     network = record["card"]["network"]
@@ -146,7 +156,7 @@ def estimates(axes: Any, records: list[Record]) -> None:
         [row["tau"] for row in frontier] + [frontier[-1]["tau"]],
     ]
     axes.step(*best, where="post", color="#F4B042", linewidth=6, alpha=0.4, label="best for its cost")
-    axes.set(xlabel="epochs that it costs", ylabel="Kendall's tau with the test accuracy")
+    axes.set(xlabel="epochs of the cell that it costs", ylabel="Kendall's tau with the test accuracy")
     axes.set_ylim(min(0.0, *(row["low"] for row in record["estimates"].values())), 1)
 
 
