@@ -60,7 +60,7 @@ def check_file(path: Path) -> None:
 def _check_names(pickled: io.BytesIO | mmap.mmap) -> None:
     """Raise ValueError where the pickle at this place names what is not allowed; move behind it.
 
-    EOFError where it is no pickle. Both kinds of bytes give at most what they hold, whatever length is claimed.
+    EOFError where it is no pickle. Both kinds of bytes give at most what they hold, whatever one claims.
     """
     for operation, argument in _operations(pickled):
         known = operation.name != "GLOBAL" or ALLOWED.fullmatch(str(argument)) is not None
