@@ -12,8 +12,8 @@ and buffers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -141,9 +141,9 @@ class Network(nn.Module, ABC):
 
     `image_size` is (rows, columns) or one number for both, 32 or 224 unless given. ValueError names the
     argument that cannot work. DARTS users set the attribute `drop_path_prob`. `drop_path_generator` may be
-    on any device: before the cells run, each forward pass in training mode draws one uniform matrix (edges,
-    N) for every cell, whatever its operations are, so networks with equal generators drop the same edges of
-    the same images.
+    on any device: before the cells run, each forward pass in training mode draws a uniform number for every
+    edge and image, whatever the operations are, so networks with equal generators drop the same edges of the
+    same images.
     """
 
     takes: type[AnyGenotype] = Genotype
@@ -174,6 +174,7 @@ class Network(nn.Module, ABC):
         self.drop_path_prob = 0.0
         self.drop_path_generator: torch.Generator | None = None
         self._build_cells(*self._build_stem(in_channels, C))
+        self._norms = self._find_norms()
 
     @classmethod
     def check_genotype(cls, genotype: AnyGenotype) -> None:
@@ -229,29 +230,59 @@ class Network(nn.Module, ABC):
         cell = first.multiplier / (2 if first.reduction else 1) / self.stem_reduction**2
         return round(pixels * self.C * max(self.stem_numbers, cell))
 
-    def _masks(self, x: Tensor) -> list[Tensor | None]:
-        """Drop path's factors for every cell, each (edges, N): 0, or 1 / (1 - drop_path_prob)."""
+    def _find_norms(self) -> list[BatchNorm]:
+        """The batch-norms that run in training: all but those of inputs that no edge reads."""
+        cells = [cell for cell in self.cells if isinstance(cell, Cell)]
+        idle = [cell.preprocess0 for cell in cells if not cell._reads0]
+        idle += [cell.preprocess1 for cell in cells if not cell._reads1]
+        left_out = {layer for module in idle for layer in module.modules()}
+        return [layer for layer in self.modules() if isinstance(layer, BatchNorm) and layer not in left_out]
+
+    def draw_drop_path(self, x: Tensor) -> Tensor | None:
+        """Drop path's factors for a batch (N, ...): one row for each edge of each cell, in their order.
+
+        They are 0 or 1 / (1 - drop_path_prob), in the dtype of `x`; None where nothing is dropped.
+        """
         p = float(self.drop_path_prob)
         if not 0.0 <= p < 1.0:
             raise ValueError(f"drop_path_prob is {p}: it must lie in [0, 1)")
         if not self.training or p == 0.0:
-            return [None] * len(self.cells)
+            return None
         generator = self.drop_path_generator
         device = x.device if generator is None else generator.device
-        cells = [cell for cell in self.cells if isinstance(cell, Edges)]
-        draws = [torch.rand(len(cell._ops), len(x), generator=generator, device=device) for cell in cells]
-        return [(draw >= p).to(x.device, x.dtype) / (1.0 - p) for draw in draws]
+        draws = torch.rand(sum(self._edges()), len(x), generator=generator, device=device)
+        return (draws >= p).to(x.device, x.dtype) / (1.0 - p)
+
+    def _edges(self) -> list[int]:
+        return [len(cell._ops) for cell in self.cells if isinstance(cell, Edges)]
+
+    def _begin(self, x: Tensor, factors: Tensor | None) -> Sequence[Tensor | None]:
+        """What a forward pass begins with: batch-norms count the batch; drop path's factors for each cell.
+
+        They are (edges, N), in the precision that the cells compute in.
+        """
+        if self.training:
+            counts = [layer.num_batches_tracked for layer in self._norms if layer.momentum is not None]
+            torch._foreach_add_(cast(list[Tensor], counts), 1)
+        factors = self.draw_drop_path(x) if factors is None else factors
+        if factors is None:
+            return [None] * len(self.cells)
+        if torch.is_autocast_enabled(x.device.type):
+            factors = factors.to(torch.get_autocast_dtype(x.device.type))
+        return factors.split(self._edges())
 
     @abstractmethod
     def _stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The two rectified inputs of the first cell."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Images (N, in_channels, H, W) to (logits, auxiliary logits or None), each (N, num_classes).
 
-        The auxiliary logits exist in training mode and with an auxiliary head only.
+        The auxiliary logits exist in training mode and with an auxiliary head only. `factors` are those of
+        `draw_drop_path`, drawn here unless given: a compiled network must be given them, as no compiler knows
+        generators.
         """
-        masks = self._masks(x)
+        masks = self._begin(x, factors)
         logits_aux = None
         if quick(x):  # every step is faster in this layout
             x = to_channels_last(x)
@@ -271,7 +302,7 @@ class Network(nn.Module, ABC):
 
         Images (N, in_channels, H, W) of any size; what the heads would make of the maps is left out.
         """
-        masks = self._masks(x)
+        masks = self._begin(x, None)
         r0, r1 = self._stem(to_channels_last(x) if quick(x) else x)
         yield r0
         yield r1

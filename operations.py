@@ -67,14 +67,23 @@ class Convolution(nn.Conv2d):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation; on the meta device it skips its start values and its arithmetic."""
+    """Batch normalisation; on the meta device it skips its start values and its arithmetic.
+
+    It does not count its batches itself, which would be a launch for each layer: a network counts them for
+    all its layers at once.
+    """
 
     def reset_parameters(self) -> None:
         if self.running_mean is None or not self.running_mean.is_meta:
             super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.empty_like(x) if x.is_meta else super().forward(x)
+        if x.is_meta:
+            return torch.empty_like(x)
+        if not self.training or self.momentum is None:
+            return super().forward(x)
+        means, variances = self.running_mean, self.running_var
+        return F.batch_norm(x, means, variances, self.weight, self.bias, True, self.momentum, self.eps)
 
 
 class ReLUFirst(nn.Module, ABC):

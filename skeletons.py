@@ -95,9 +95,9 @@ class NetworkNASBench201(Network):
     def largest_map(self) -> int:
         return self.image_size[0] * self.image_size[1] * self.C
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Images (N, in_channels, H, W) to (logits (N, num_classes), None)."""
-        masks, reductions = self._masks(x), iter(self.reductions)
+    def forward(self, x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, None]:
+        """Images (N, in_channels, H, W) to (logits (N, num_classes), None); `factors` as in `Network`."""
+        masks, reductions = self._begin(x, factors), iter(self.reductions)
         x, _ = self._stem(to_channels_last(x) if quick(x) else x)
         for i, cell in enumerate(self.cells):
             if i in self._starts:

@@ -91,6 +91,7 @@ from dense.measure import in_words
 from dense.models import costs, costs_in_words, find
 from dense.recipes import SEGMENTERS
 from images import files
+from training.card import reading
 from training.precision import choose_precision
 from utils import say, write_atomically
 
@@ -110,7 +111,8 @@ def main(config: Config) -> None:
 
 def test(model: Any, state: dict[str, Any], config: Config, precision: str) -> None:
     """Test on all test images; print, write and draw what was found."""
-    scenes = load_images(state, config)
+    with reading("model_path", config.model_path):
+        scenes = load_images(state, config)
     facts, classes = state["model"], state["images"]["classes"]
     say(f"{config.model_path}: {facts['name']}, tested on {len(scenes)} images of {scenes.source.name}")
     result = loop.evaluate(model, scenes, config, precision)

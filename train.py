@@ -82,7 +82,8 @@ from images import files, sets
 from images.augmentation import Augmentation
 from skeletons import skeleton
 from training import card, loop
-from training.evaluation import Batches
+from training.evaluation import Batches, batch_size_on
+from training.optimizer import sgd
 from training.precision import choose_precision
 from training.run import TrainingRun
 from training.weights import draw_network
@@ -108,9 +109,7 @@ def main(config: Config) -> None:
         images=images.fingerprint,
         folder=RunFolder(config.resume or config.save or new_name(config.set)),
         network=network,
-        optimizer=torch.optim.SGD(
-            network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
-        ),
+        optimizer=sgd(network, config, config.learning_rate),
         precision=choose_precision(device, config.precision, new=not config.resume),
         ema=config.ema,
     )
@@ -180,15 +179,17 @@ class Images:
         config = self.config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "batches", epoch))
         augmentation = Augmentation.of(self.train.image_size, config.set, config.cutout, config.flip)
-        batches = self._batches(self.train, generator=generator, augmentation=augmentation)
+        batches = self._batches(self.train, config.batch_size, generator=generator, augmentation=augmentation)
         return itertools.islice(batches, first, None)
 
     def measured(self) -> Batches:
-        return self._batches(self.held_out)
+        images = self.held_out
+        size = batch_size_on(images.labels.device, self.config.batch_size, images.image_size)
+        return self._batches(images, size)
 
-    def _batches(self, images: sets.ImageSet, **training: Any) -> Batches:
+    def _batches(self, images: sets.ImageSet, size: int, **training: Any) -> Batches:
         shard, channels_last = (distributed.rank(), distributed.world_size()), self.config.channels_last
-        size, statistics = self.config.batch_size, self.statistics
+        statistics = self.statistics
         return sets.batches(images, size, statistics, channels_last=channels_last, shard=shard, **training)
 
 

@@ -72,6 +72,7 @@ from images.sets import IMAGENET_STATISTICS
 from model import NetworkImageNet
 from training import card, loop
 from training.evaluation import Batches
+from training.optimizer import sgd
 from training.precision import choose_precision
 from training.run import TrainingRun
 from training.weights import draw_network
@@ -94,9 +95,7 @@ def main(config: Config) -> None:
         images=f"{images.train.fingerprint} {images.validation.fingerprint}",
         folder=RunFolder(config.resume or config.save or new_name("imagenet")),
         network=network,
-        optimizer=torch.optim.SGD(
-            network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
-        ),
+        optimizer=sgd(network, config, config.learning_rate),
         precision=choose_precision(device, config.precision, new=not config.resume),
     )
     loop.start(run, config, images)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
@@ -35,6 +36,7 @@ from images.large import LargeImages
 from model import Network, NetworkCIFAR, NetworkImageNet
 from model_search import WeightSet
 from training import evaluation, loop
+from training.optimizer import sgd
 from training.precision import grad_scaler
 
 CELL = genotypes.lookup("RelativeNAS")
@@ -80,7 +82,11 @@ def prepare(config: Config, name: str, path: str, precision: str) -> Subject:
     device = torch.device(rehearsal.NAME, 0)
     network = build(config, name, path).to(device)
     training, clean = inputs(config, name, path, device)
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=3e-4)
+    rate, recipe = 0.01, SimpleNamespace(momentum=0.9, weight_decay=3e-4)
+    if path == "plain":
+        optimizer = torch.optim.SGD(network.parameters(), rate, recipe.momentum, weight_decay=3e-4)
+    else:
+        optimizer = sgd(network, recipe, rate)
     scaler = grad_scaler(device, precision)
 
     def train(count: int) -> None:

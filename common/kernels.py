@@ -1,7 +1,7 @@
 """CPU kernels: what PyTorch does slowly when a network trains on the CPU, with the same results to rounding.
 
-`concatenate` and `halves` take tensors on any device and use PyTorch's own functions where `quick` says so;
-`Depthwise` is for tensors that are `quick`. Images are (N, C, H, W). `keep_memory` is for a whole process.
+`concatenate` and `halves` take tensors on any device; `Depthwise` is for tensors that are `quick`.
+Images are (N, C, H, W). `keep_memory` is for a whole process.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Halves(torch.autograd.Function):
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """What `Halves` says, for any device."""
-    if quick(x):
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         return Halves.apply(x)
     second = F.pad(x[:, :, 1:, 1:], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
     return x[:, :, ::2, ::2], second[:, :, ::2, ::2]
@@ -172,7 +172,7 @@ def _gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, of_input
 
 def _spread(x: Tensor, shape: torch.Size) -> Tensor:
     """Zeros of `shape` with `x` in every second row and column."""
-    spread = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
+    spread = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last).zero_()
     spread[:, :, ::2, ::2] = x
     return spread
 

@@ -42,7 +42,7 @@ STRIDES_OF_DIGITS |= {"fasterrcnn": (4, 8, 16), "ssdlite": (8, 16, 32), "deeplab
 
 
 def recipe_of_digits(model: str) -> Recipe:
-    """Small enough for two CPU cores; chosen on held-out scenes."""
+    """Small enough for two CPU cores; that of SSDLite was chosen on held-out scenes."""
     pyramid = RECIPES[model].head_channels is not None
     small = Recipe(STRIDES_OF_DIGITS[model], 128, None, 12, 16, 0.1, 1e-4, "cosine", 16, 8, 50)
     if pyramid:  # without batch-norm in the heads

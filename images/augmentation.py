@@ -49,12 +49,12 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
     """Flip and crop uint8 images (n, H, W, C), and say which rows and columns are cut out.
 
-    Columns of the uniforms (n, 5): crop y, crop x, flip, cutout y, cutout x. Returns new images (n, H, W, C)
-    and float masks (n, H, 1) and (n, 1, W * C), whose product is 1 on the pixels to cut out.
+    Columns of the uniforms (n, 5), on the images' device: crop y, crop x, flip, cutout y, cutout x. Returns
+    new images (n, H, W, C) and float masks (n, H, 1) and (n, 1, W * C), whose product is 1 on the pixels to
+    cut out.
     """
     _, H, W, C = images.shape
     flips = uniforms[:, 2] < (0.5 if augmentation.flip else 0.0)
-    uniforms = uniforms.to(images.device, non_blocking=True)
     images = _flip_and_crop(images, flips, uniforms[:, :2], augmentation.crop_padding)
     half = augmentation.cutout_length // 2
     top, left = (uniforms[:, 3] * H).long() - half, (uniforms[:, 4] * W).long() - half  # (n,)
@@ -67,16 +67,17 @@ def augment(images: Tensor, uniforms: Tensor, augmentation: Augmentation) -> tup
 def _flip_and_crop(images: Tensor, flips: Tensor, uniforms: Tensor, padding: int) -> Tensor:
     """Mirror the images (n, H, W, C) where `flips` (n,) says so, then shift them by up to `padding` pixels.
 
-    `flips` is on the CPU, where their places are known without waiting for a GPU.
-
     A row of the result is a run of W * C bytes of a black-framed image or its mirror image, so everything is
     one gather of such runs. On the CPU that is far faster than to gather pixels or to write mirrored images
     back.
     """
     n, H, W, C = images.shape
-    places, source = flips.nonzero()[:, 0], torch.where(flips, n - 1 + flips.cumsum(0), torch.arange(n))
-    places, source = (x.to(images.device, non_blocking=True) for x in (places, source))
-    mirrored = images.index_select(0, places).flip(2)
+    everyone = torch.arange(n, device=images.device)
+    if images.device.type == "cpu":
+        source = torch.where(flips, n - 1 + flips.cumsum(0), everyone)
+        mirrored = images.index_select(0, flips.nonzero()[:, 0]).flip(2)
+    else:  # to know how many are mirrored, the host would have to wait: all are
+        source, mirrored = everyone + n * flips, images.flip(2)
     framed = images.new_zeros(n + len(mirrored), H + 2 * padding, W + 2 * padding, C)
     framed[:n, padding : padding + H, padding : padding + W] = images
     framed[n:, padding : padding + H, padding : padding + W] = mirrored

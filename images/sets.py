@@ -7,7 +7,8 @@
     for images, labels in sets.batches(train, 96, statistics, generator=generator, augmentation=augmentation):
         ...
 
-An epoch draws all its random numbers at once from a CPU generator, so CPU and CUDA see the same batches.
+An epoch draws all its random numbers at once from a CPU generator, so CPU and CUDA see the same batches. On
+CUDA they are uploaded at once, and many batches are prepared together, as each operation costs a launch.
 """
 
 import zlib
@@ -39,6 +40,7 @@ PUBLISHED_STATISTICS = {
     "cifar10": Statistics((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "cifar100": Statistics((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
+TOGETHER = 2**26  # bytes of the batches that another device than the CPU prepares together
 IMAGENET_STATISTICS = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -162,7 +164,12 @@ def scale_and_shift(statistics: Statistics, width: int, device: torch.device) ->
     """Factors and summands (W * C,) that turn a row of bytes into normalised values."""
     mean, std = (torch.tensor(x, dtype=torch.float64) for x in statistics)
     scale, shift = 1 / (255 * std), -mean / std
-    return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
+    return upload(scale.float().repeat(width), device), upload(shift.float().repeat(width), device)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting until it is there."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def shares(count: int, batch_size: int, shard: tuple[int, int], training: bool) -> Iterator[slice]:
@@ -197,21 +204,47 @@ def batches(
     take their `shares` of each batch; `shard` = (rank, processes).
     """
     assert augmentation is None or generator is not None, "augmentation needs a generator"
-    training, count = generator is not None, len(images)
-    order, uniforms = (torch.arange(count), torch.empty(0)) if generator is None else draw(count, generator)
-    source = images.images.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
-    scale, shift = scale_and_shift(statistics, images.image_size, source.device)
-    for mine in shares(count, batch_size, shard, training):
-        indices = order[mine].to(source.device, non_blocking=True)
-        batch = source.index_select(0, indices)  # (n, H, W, C)
-        n, H, W, C = batch.shape
-        if augmentation is not None:
-            batch, rows, columns = augment(batch, uniforms[mine], augmentation)
-        values = torch.addcmul(shift, batch.view(n, H, W * C).float(), scale)
-        if augmentation is not None and augmentation.cutout_length:
-            values.addcmul_(values * rows, columns, value=-1)  # exactly 0 inside the square
-        values = values.view(n, H, W, C).permute(0, 3, 1, 2)
-        yield values if channels_last else values.contiguous(), images.labels.index_select(0, indices)
+    count, device = len(images), images.labels.device
+    order, uniforms = (torch.arange(count), None) if generator is None else draw(count, generator)
+    mine = list(shares(count, batch_size, shard, training=generator is not None))
+    if not mine:
+        return
+    sizes = [len(order[places]) for places in mine]
+    order = upload(torch.cat([order[places] for places in mine]), device)
+    if uniforms is not None and augmentation is not None:
+        uniforms = upload(torch.cat([uniforms[places] for places in mine]), device)
+    factors = scale_and_shift(statistics, images.image_size, device)
+    bytes_of_batch = 4 * max(sizes) * images.images[0].numel()
+    together = 1 if device.type == "cpu" else max(1, TOGETHER // bytes_of_batch)  # batches
+    first = 0
+    for begin in range(0, len(sizes), together):
+        some = sizes[begin : begin + together]
+        rows = slice(first, first + sum(some))
+        first = rows.stop
+        drawn = None if uniforms is None or augmentation is None else uniforms[rows]
+        values = _prepare(images, order[rows], drawn, augmentation, factors)
+        labels = images.labels.index_select(0, order[rows])
+        for x, y in zip(values.split(some), labels.split(some), strict=True):
+            yield x if channels_last else x.contiguous(), y
+
+
+def _prepare(
+    images: ImageSet,
+    indices: Tensor,
+    uniforms: Tensor | None,
+    augmentation: Augmentation | None,
+    factors: tuple[Tensor, Tensor],
+) -> Tensor:
+    """The images of these indices (n,), augmented and normalised, (n, C, H, W) in channels_last memory."""
+    scale, shift = factors
+    batch = images.images.permute(0, 2, 3, 1).index_select(0, indices)  # (n, H, W, C)
+    n, H, W, C = batch.shape
+    if augmentation is not None and uniforms is not None:
+        batch, rows, columns = augment(batch, uniforms, augmentation)
+    values = torch.addcmul(shift, batch.view(n, H, W * C).float(), scale)
+    if augmentation is not None and augmentation.cutout_length:
+        values.addcmul_(values * rows, columns, value=-1)  # exactly 0 inside the square
+    return values.view(n, H, W, C).permute(0, 3, 1, 2)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -24,7 +24,8 @@ from model_search import FullSize, Weights, WeightSet
 from search.paired_search import Outcome
 from spaces import Space
 from training import loop
-from training.evaluation import Batches, evaluate, recalibrate_batch_norm
+from training.evaluation import Batches, batch_size_on, evaluate, recalibrate_batch_norm
+from training.optimizer import sgd
 from training.precision import choose_precision, grad_scaler
 from training.schedule import set_learning_rate
 from utils import derive_seed
@@ -84,7 +85,8 @@ class Task(NamedTuple):
 
     def clean(self, images: sets.ImageSet) -> Batches:
         """Batches of the images as they are, in their order."""
-        size, channels_last = self.config.batch_size, self.config.channels_last
+        size = batch_size_on(self.device, self.config.batch_size, images.image_size)
+        channels_last = self.config.channels_last
         return sets.batches(images, size, self.statistics, channels_last=channels_last)
 
 
@@ -167,9 +169,7 @@ def train_network(task: Task, weight_set: WeightSet, job: Job) -> tuple[Network,
     config, network = task.config, weight_set.network(job.genotype)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=1.0, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = sgd(network, config, 1.0)
     scaler, losses = grad_scaler(task.device, task.precision), [torch.empty(0, dtype=torch.float64)]
     for epoch, (learning_rate, drop_path_prob) in enumerate(job.schedule):
         set_learning_rate(optimizer, learning_rate)

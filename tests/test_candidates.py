@@ -54,15 +54,15 @@ def test_both_networks_of_a_pair_see_the_same_batches(task: Task, monkeypatch: p
 
 def test_both_networks_of_a_pair_drop_the_same_paths(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[torch.Tensor]] = []
-    real = model.Network._masks
+    real = model.Network._begin
 
-    def spy(self, x):
-        masks = real(self, x)
+    def spy(self, x, factors):
+        masks = real(self, x, factors)
         if masks[0] is not None:
             drawn[-1] += masks
         return masks
 
-    monkeypatch.setattr(model.Network, "_masks", spy)
+    monkeypatch.setattr(model.Network, "_begin", spy)
     weight_set = task.weight_set("test")
     for this in (job(DARTS, 0.05, 0.3), job(PDARTS, 0.05, 0.3), job(DARTS, 0.05, 0.3, pair=1)):
         drawn.append([])

@@ -1,7 +1,7 @@
 """Every script on a device that is not the CPU: same results, no waiting within a step, few launches.
 
-The CPU computes by PyTorch's own functions here (`operations.quick` is off), as other devices do. Both then
-run the same kernels in the same order, and must agree to the bit.
+The CPU computes by PyTorch's own functions here (`operations.quick` is off), with the fused optimiser, as
+other devices do. Both then run the same kernels in the same order, and must agree to the bit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ import train_search
 from common import checkpoint, flags, kernels
 from images import sets
 from model import Network, NetworkCIFAR, NetworkImageNet
-from training import loop
+from training import loop, optimizer
+from training.precision import forward
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -52,22 +53,19 @@ if (reason := rehearsal.missing()) is not None:
 DEVICE = "rehearsal:0"
 
 # What a step or an evaluation batch asks for today. Each figure should fall; none may rise without a reason.
-UPLOADS_PER_STEP = 4  # indices, random numbers, which are mirrored, sources of rows; the aim is one an epoch
-UPLOADS_PER_BATCH = 1  # indices of clean images
-UPLOADS_PER_LARGE_BATCH = 2  # decoded images and their labels
-GRAPHS_WITH_DROP_PATH = 2  # the generator cuts a compiled network in two; the aim is 1
+UPLOADS_PER_LARGE_BATCH = 2  # decoded images and their labels, the only ones that grow with the steps
 LAUNCHES = {  # of a candidate of three cells
     ("plain", "float32", "step"): 345,
     ("plain", "float32", "batch"): 146,
     ("plain", "bfloat16", "step"): 457,
     ("plain", "bfloat16", "batch"): 204,
-    ("project", "float32", "step"): 425,
-    ("project", "float32", "batch"): 133,
-    ("project", "bfloat16", "step"): 557,
-    ("project", "bfloat16", "batch"): 188,
+    ("project", "float32", "step"): 337,
+    ("project", "float32", "batch"): 131,
+    ("project", "bfloat16", "step"): 347,
+    ("project", "bfloat16", "batch"): 133,
 }
 
-SEARCH = "--set digits --images 200 --pop_size 4 --generations 3 --finalists 1 --init_channels 4 --layers 3"
+SEARCH = "--set digits --images 200 --pop_size 4 --generations 3 --finalists 2 --init_channels 4 --layers 3"
 SEARCH += " --batch_size 50 --final_epochs 1 --recalibrate 1 --device cpu"
 RANDOM = f"{SEARCH} --strategy random --no_rank --generations 1 --recalibrate 0"
 TRAIN = "--set digits --init_channels 4 --layers 3 --batch_size 360 --device cpu"
@@ -83,6 +81,7 @@ def plain_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (kernels, operations, model):
             patch.setattr(module, "quick", lambda x: False)
+        patch.setattr(optimizer, "fuses", lambda device: True)
         yield
 
 
@@ -268,7 +267,7 @@ def test_a_search_is_that_of_the_cpu(searches: dict[str, Path]) -> None:
 def test_a_search_goes_on_in_the_middle_and_in_the_finals(searches: dict[str, Path], tmp_path: Path) -> None:
     with killed_at_checkpoint(4):
         start("rehearsal", train_search, SEARCH, "--save", tmp_path / "run")
-    with killed_at_checkpoint(5):  # the sixth comparison's was the third
+    with killed_at_checkpoint(5):  # the sixth comparison's was the third, the first finalist's the fourth
         start("rehearsal", train_search, "--resume", tmp_path / "run")
     state = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "search")
     assert (len(state["history"]), len(state["finalists"])) == (6, 1)
@@ -465,9 +464,7 @@ def test_a_search_waits_for_nothing_between_batches(tmp_path: Path) -> None:
         )
         for size in (50, 25)
     )
-    steps = 3 * (4 - 2)  # two candidates and a finalist on 100 images
-    evaluated = 3 * (4 - 2) + math.ceil(355 / 25) - math.ceil(355 / 50)
-    assert_nothing_waits(few, many, UPLOADS_PER_STEP * steps + UPLOADS_PER_BATCH * evaluated)
+    assert_nothing_waits(few, many, uploads=0)
 
 
 def test_a_training_waits_for_nothing_between_batches(tmp_path: Path) -> None:
@@ -475,8 +472,7 @@ def test_a_training_waits_for_nothing_between_batches(tmp_path: Path) -> None:
         start("rehearsal", train, f"{TRAIN} --epochs 1 --batch_size {size} --save {tmp_path / str(size)}")
         for size in (360, 120)
     )
-    steps, evaluated = (math.ceil(images / 120) - math.ceil(images / 360) for images in (1442, 355))
-    assert_nothing_waits(few, many, UPLOADS_PER_STEP * steps + UPLOADS_PER_BATCH * evaluated)
+    assert_nothing_waits(few, many, uploads=0)
 
 
 def test_a_training_on_large_images_waits_for_nothing_between_batches(tree: Path, tmp_path: Path) -> None:
@@ -506,7 +502,10 @@ def test_launches_of_a_candidate(
         if part in ("step", "batch"):
             assert row["reads"] == row["downloads"] == 0
             assert row["launches"] <= LAUNCHES[path, precision, part]
-            assert (row["casts"] > 50) == (precision == "bfloat16")
+            if path == "plain":
+                assert (row["casts"] > 50) == (precision == "bfloat16")
+            else:
+                assert row["casts"] < 10
     assert found["plain", "float32", "step"]["uploaded"] == 2 * (3 * 16 * 16 * 4 + 8)
 
 
@@ -518,7 +517,8 @@ def test_launches_do_not_depend_on_the_batch() -> None:
         )
     for part, found in few.items():
         assert found | {"uploaded": 0} == many[part] | {"uploaded": 0}
-    assert many["step"]["uploaded"] > few["step"]["uploaded"] > 0
+    assert many["step"]["uploaded"] == few["step"]["uploaded"] == 0
+    assert many["once an epoch"]["uploaded"] > few["once an epoch"]["uploaded"] > 0
 
 
 # ---- other precisions, and compiled
@@ -528,7 +528,8 @@ def test_launches_do_not_depend_on_the_batch() -> None:
 def test_a_training_in_mixed_precision(trainings: dict[str, Path], tmp_path: Path, precision: str) -> None:
     words = f"{RECIPE} --epochs 1 --precision {precision}"
     counted = start("rehearsal", train, words, "--save", tmp_path / "run")
-    assert counted.casts > 1000
+    assert counted.operations["_foreach_copy_"] > counted.casts / 10, "weights are lowered all at once"
+    assert 0 < counted.casts < 100
     row, exact = epochs(tmp_path / "run")[0], epochs(trainings["cpu"])[0]
     assert float(row["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
     assert row["loss"] != exact["loss"]
@@ -583,6 +584,7 @@ def test_graphs_of_a_training_with_drop_path() -> None:
 
     network = NetworkCIFAR(4, 10, 3, False, SMALL, image_size=16)
     network.drop_path_generator = torch.Generator()
-    network.drop_path_prob = 0.3
-    torch.compile(network, backend=keep)(torch.randn(2, 3, 16, 16))
-    assert 1 <= len(graphs) <= GRAPHS_WITH_DROP_PATH
+    compiled = torch.compile(network, backend=keep, fullgraph=True)
+    for network.drop_path_prob in (0.3, 0.4, 0.5):  # a later epoch needs no other graph
+        forward(compiled, torch.randn(2, 3, 16, 16), "float32", {})
+    assert len(graphs) == 1

@@ -19,7 +19,7 @@ from common.words import in_millions
 from model import Network
 from training.backends import Engine
 from training.config import EvaluationConfig
-from training.precision import autocast, choose_precision
+from training.precision import choose_precision, forward, lowered
 from utils import say
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images (N, C, H, W), labels (N,)
@@ -29,8 +29,13 @@ LARGEST_TENSOR = 1 << 24  # bytes; with larger ones than 16 MiB the CPU computes
 FEWEST_IMAGES = 16  # at once: PyTorch multiplies smaller matrices in another way, with another last bit
 
 
-def logits_of(network: nn.Module, inputs: Tensor, precision: str = "float32") -> Tensor:
-    """The network's logits (N, num_classes), float32, in its mode.
+def logits_of(
+    network: nn.Module,
+    inputs: Tensor,
+    precision: str = "float32",
+    weights: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """The network's logits (N, num_classes), float32, in its mode; `weights` are those that `lowered` gave.
 
     The CPU takes as many images at once as are fast; the logits are those of one batch. A GPU takes all.
     """
@@ -39,8 +44,20 @@ def logits_of(network: nn.Module, inputs: Tensor, precision: str = "float32") ->
     if inputs.device.type == "cpu" and largest_map is not None:
         at_once = max(FEWEST_IMAGES, LARGEST_TENSOR // (4 * largest_map()))
     parts = inputs.tensor_split(max(1, -(-len(inputs) // at_once)))
-    with autocast(inputs.device, precision):
-        return torch.cat([network(part)[0].float() for part in parts])
+    given = weights or {}
+    return torch.cat([forward(network, part, precision, given)[0].float() for part in parts])
+
+
+EVALUATED_TOGETHER = 2**20  # pixels of a batch on other devices than the CPU: 1,024 images of CIFAR's size
+
+
+def batch_size_on(device: torch.device, batch_size: int, image_size: int) -> int:
+    """Images per batch where nothing is learnt, in a run that trains with batches of `batch_size`.
+
+    A GPU waits for launches, not for arithmetic, and there is room where no backward pass needs what was
+    computed. On the CPU a large batch leaves the cache.
+    """
+    return batch_size if device.type == "cpu" else max(batch_size, EVALUATED_TOGETHER // image_size**2)
 
 
 class Evaluation(NamedTuple):
@@ -61,8 +78,9 @@ def evaluate(network: nn.Module, batches: Batches, precision: str = "float32") -
     """Per-image losses and hits of `network` in evaluation mode."""
     network.eval()
     losses, correct = [], []
+    weights = lowered(network, precision)
     for inputs, labels in batches:
-        logits = logits_of(network, inputs, precision)
+        logits = logits_of(network, inputs, precision, weights)
         losses.append(cross_entropy(logits, labels, reduction="none"))
         correct.append(logits.argmax(1) == labels)
     return Evaluation(torch.cat(losses).cpu(), torch.cat(correct).cpu())
@@ -112,8 +130,9 @@ def count_errors(network: nn.Module, batches: Batches, precision: str = "float32
     """
     network.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=next(network.parameters()).device)
+    weights = lowered(network, precision)
     for inputs, labels in batches:
-        logits = logits_of(network, inputs, precision)
+        logits = logits_of(network, inputs, precision, weights)
         best = logits.topk(min(5, logits.shape[1])).indices  # (N, 5)
         missed = (best != labels[:, None]).cumprod(1)  # whether the label is not among the first k
         losses = cross_entropy(logits, labels, reduction="none").double()
@@ -192,10 +211,11 @@ def recalibrate_batch_norm(network: nn.Module, batches: Batches, precision: str 
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # cumulative average
     network.train()
-    for inputs, _ in batches:
-        with autocast(inputs.device, precision):
-            network(inputs)
+    weights = lowered(network, precision)
+    for count, (inputs, _) in enumerate(batches, 1):
+        for layer in layers:
+            layer.momentum = 1 / count  # with None, PyTorch reads the count from the device
+        forward(network, inputs, precision, weights)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -28,7 +28,7 @@ from model import count
 from training import card, schedule
 from training.config import TrainingConfig
 from training.evaluation import Batches, total_errors
-from training.precision import autocast
+from training.precision import forward, lowered
 from training.run import TrainingRun
 from training.weights import load_weights
 from utils import derive_seed
@@ -65,8 +65,7 @@ def train_one_epoch(
     images, losses = 0, []
     for inputs, labels in batches:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(inputs.device, precision):
-            outputs = network(inputs)
+        outputs = forward(network, inputs, precision, lowered(network, precision))
         logits, loss, total = _losses(outputs, labels, auxiliary_weight, label_smoothing, "mean")
         scaler.scale(total).backward()
         clip_and_step(network, optimizer, scaler, grad_clip)
@@ -106,8 +105,7 @@ def train_step(
     sums = torch.zeros(3, dtype=torch.float64, device=inputs.device)
     parts = min(micro_batches, max(1, len(labels) // 2))  # batch-norm needs two images
     for x, y in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
-        with autocast(x.device, precision):
-            outputs = network(x)
+        outputs = forward(network, x, precision, lowered(network, precision))
         logits, loss, total = _losses(outputs, y, auxiliary_weight, label_smoothing, "sum")
         scaler.scale(total / images).backward()
         wrong = (logits.argmax(1) != y).sum()

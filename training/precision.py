@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from model import Network
 
 
 def choose_precision(device: torch.device, precision: str, new: bool = True) -> str:
@@ -30,3 +36,52 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def grad_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """Loss scaling, active for float16 only: the other precisions have the range of float32."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+class Lower(torch.autograd.Function):
+    """Tensors in a lower precision, and their gradients back in their own: one launch for many of each."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtypes = [tensor.dtype for tensor in tensors]
+        return _copies(list(tensors), [dtype] * len(tensors))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = [(x, dtype) for x, dtype in zip(gradients, ctx.dtypes, strict=True) if x is not None]
+        raised = iter(_copies([x for x, _ in found], [dtype for _, dtype in found]))
+        return (None, *(None if x is None else next(raised) for x in gradients))
+
+
+def _copies(tensors: list[Tensor], dtypes: list[torch.dtype]) -> tuple[Tensor, ...]:
+    copies = [torch.empty_like(x, dtype=dtype) for x, dtype in zip(tensors, dtypes, strict=True)]
+    torch._foreach_copy_(copies, tensors)
+    return tuple(copies)
+
+
+def lowered(network: nn.Module, precision: str) -> dict[str, Tensor]:
+    """The weights that autocast lowers, by name, all lowered at once; none in float32.
+
+    Autocast would launch a cast for each weight, and another one for its gradient. The values are the same.
+    Other modules than ours are left to it; compiled ones are, as a compiler fuses the casts.
+    """
+    if precision == "float32" or not isinstance(network, Network):
+        return {}
+    layers = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    weights = {f"{path}.{name}": x for path, m in layers for name, x in m.named_parameters(recurse=False)}
+    return dict(zip(weights, Lower.apply(getattr(torch, precision), *weights.values()), strict=True))
+
+
+def forward(network: nn.Module, images: Tensor, precision: str, weights: Mapping[str, Tensor]) -> Any:
+    """What `network` gives for a batch in mixed precision, with the `weights` that `lowered` gave.
+
+    Drop path's random factors are drawn before, so that a compiled network is one graph.
+    """
+    whole = getattr(network, "_orig_mod", network)
+    factors = whole.draw_drop_path(images) if isinstance(whole, Network) else None
+    given = (images,) if factors is None else (images, factors)
+    with autocast(images.device, precision):
+        if weights:
+            return torch.func.functional_call(network, dict(weights), given)
+        return network(*given)
