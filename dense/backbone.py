@@ -82,7 +82,7 @@ class Backbone(nn.Module):
 
 
 def output_strides(network: Network) -> list[int]:
-    """The stride of each of the network's outputs, both stems' and every cell's; ValueError for other cells."""
+    """Strides of the network's outputs, both stems' and every cell's; ValueError for other cells."""
     strides = [max(1, network.stem_reduction // 2), network.stem_reduction]
     for cell in network.cells:
         if not isinstance(cell, Cell):
