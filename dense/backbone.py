@@ -82,10 +82,13 @@ class Backbone(nn.Module):
 
 
 def output_strides(network: Network) -> list[int]:
-    """The stride of each of the network's outputs: both stems' and every cell's."""
+    """Strides of the network's outputs, both stems' and every cell's; ValueError for other cells."""
     strides = [max(1, network.stem_reduction // 2), network.stem_reduction]
     for cell in network.cells:
-        assert isinstance(cell, Cell)
+        if not isinstance(cell, Cell):
+            raise ValueError(
+                f"a backbone needs a network of normal and reduction cells, not of {type(cell).__name__}"
+            )
         strides.append(strides[-1] * (2 if cell.reduction else 1))
     return strides
 

@@ -7,6 +7,7 @@ only after their MD5 sums have shown them to be the published files.
 import contextlib
 import gzip
 import math
+import os
 import shutil
 import socket
 import struct
@@ -201,6 +202,19 @@ def limit_pixels(megapixels: float) -> None:
     Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6)
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Let nothing be printed on stderr: libtiff says there what is damaged, and Pillow cannot stop it."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def open_image(path: str | Path) -> Image.Image:
     """A whole image, turned upright as its EXIF data say. ValueError names a file that cannot be read.
 
@@ -215,7 +229,8 @@ def open_image(path: str | Path) -> Image.Image:
             sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
             if file.mode[0] in "IF" and not sixteen:
                 raise ValueError(f"its values have mode {file.mode}, more than 16 bits: convert it")
-            file.load()
+            with _silent() if file.format == "TIFF" else contextlib.nullcontext():
+                file.load()
             image: Image.Image = file
             with contextlib.suppress(*UNREADABLE):  # left as it is where the EXIF data are damaged
                 image = ImageOps.exif_transpose(file)

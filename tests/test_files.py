@@ -198,3 +198,15 @@ def test_an_image_of_too_many_pixels_is_named_with_the_flag_that_allows_it(tmp_p
         files.read_image(tmp_path / "large.png")
     files.limit_pixels(3)
     assert files.read_image(tmp_path / "large.png").shape == (*reversed(size), 1)
+
+
+def test_a_damaged_tiff_is_refused_without_a_word_of_its_library(tmp_path, capfd):
+    image = Image.fromarray(np.arange(1024, dtype=np.uint8).reshape(32, 32))
+    image.save(tmp_path / "image.tif", compression="packbits")
+    content = bytearray((tmp_path / "image.tif").read_bytes())
+    start = content.index(bytes(range(16)))  # of the packed rows
+    content[start - 1 : start + 900] = bytes([128]) * 901  # which packs nothing
+    (tmp_path / "image.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"image\.tif cannot be read as an image"):
+        files.read_image(tmp_path / "image.tif")
+    assert capfd.readouterr() == ("", "")
