@@ -245,6 +245,10 @@ def test_coco_json_trains_in_lower_precision(voc, tmp_path, run):
     ("flags", "words"),
     [
         ("--model yolo", ["--model", "ssdlite"]),
+        (
+            "--arch |none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|",
+            ["--arch |none~0|", "NetworkImageNet needs"],
+        ),
         ("--strides 16 8", ["--strides", "rise"]),
         ("--strides 5", ["--strides", "stride 5"]),
         ("--model lraspp --strides 8", ["--strides", "2"]),
