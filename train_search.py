@@ -137,6 +137,8 @@ class Config:
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, else float32"""
+    deterministic: bool = False
+    """a GPU computes the same bits in each run, more slowly; the CPU always does"""
     channels_last: bool = True
     """memory layout of images and weights"""
     threads: int = 1
@@ -151,7 +153,7 @@ class Config:
         check_range(self, "images", 4)
         check_range(self, "image_size", 8, 1024)
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)
-        check_range(self, "seed recalibrate", 0, 2**63 - 1)
+        check_range(self, "seed recalibrate", 0, 2**32 - 1)  # generators keep no more of a seed
         check_range(self, "baseline", 0, 10**6)
         check_range(self, "learning_rate final_learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "max_parameters max_multiply_adds max_latency", 0, open_low=True)
@@ -196,12 +198,14 @@ from common.run_folder import new_name, resume
 from search.baseline import train_baseline
 from search.finalists import check_recordable, finish, finished_before
 from search.run import MAY_DIFFER, SearchRun, open_search
+from training.precision import choose_kernels
 
 
 def main(config: Config) -> None:
     if config.resume:
         config = resume(config, MAY_DIFFER)
     device = distributed.init(config.device)
+    choose_kernels(device, config.deterministic)
     torch.set_num_threads(config.threads)
     run, test = open_search(config, config.resume or config.save or new_name(config.set), device)
     problem = run.load_checkpoint() if config.resume else None

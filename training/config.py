@@ -63,14 +63,18 @@ class TrainingConfig:
     """new folder for the results; default runs/SET-DATE-TIME"""
     resume: str | None = None
     """go on with the run in this folder"""
-    checkpoint_steps: int = 200
-    """steps between two checkpoints; one is also written after each epoch"""
+    checkpoint_minutes: float = 5.0
+    """between two checkpoints; one is also written after each epoch"""
+    checkpoint_steps: int | None = None
+    """steps between two checkpoints, instead"""
     seed: int = 0
     """of everything random"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, else float32"""
+    deterministic: bool = False
+    """a GPU computes the same bits in each run, more slowly; the CPU always does"""
     compile: bool = False
     """compile the network: minutes at the start, faster steps"""
     channels_last: bool = True
@@ -84,7 +88,8 @@ class TrainingConfig:
         check_range(self, "epochs micro_batches checkpoint_steps", 1)
         check_range(self, "batch_size", 2)
         check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)
-        check_range(self, "seed", 0, 2**63 - 1)
+        check_range(self, "checkpoint_minutes", 0, 1e6)
+        check_range(self, "seed", 0, 2**32 - 1)  # generators keep no more of it
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)

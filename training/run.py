@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ PROGRESS = ("epoch", "step", "steps", "seconds", "rows")
 class TrainingRun:
     """What changes during a training.
 
-    All processes hold the same but for `sums` and batch-norm's running statistics, which are their own.
+    All processes hold the same but for `sums`, which are their own.
     `kind` and `images` (a fingerprint of the data) tell a checkpoint from those of other programs and data.
     """
 
@@ -43,6 +44,7 @@ class TrainingRun:
     origin: dict[str, Any] | None = None  # what is known of the file that --weights names
     description: dict[str, Any] = field(default_factory=dict)  # of network and images, for who reads it
     saved: int = 0  # `steps` of the checkpoint
+    saved_at: float = field(default_factory=time.monotonic)  # when it was written, in seconds
     finite: int = 0  # `steps` when the loss was last seen to be finite
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class TrainingRun:
             state |= {name: part.state_dict() for name, part in self._parts().items()}
             state |= {"origin": self.origin, "sums": list(sums), "description": self.description}
             checkpoint.save(self.folder.checkpoint, state, keep_previous=self.steps > self.saved)
-        self.saved = self.steps
+        self.saved, self.saved_at = self.steps, time.monotonic()
 
     def load_checkpoint(self) -> str | None:
         """Go on from the folder's newest good checkpoint; returns what was wrong with a newer one.
