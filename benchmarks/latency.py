@@ -1,12 +1,12 @@
-"""Estimated latencies against whole networks: does the sum of measured edges rank cells, and by how much is it
-off?
+"""Estimated latencies against whole networks: does the sum of edges rank cells, and how far is it off?
 
     python benchmarks/latency.py                                             # DARTS space, one CPU thread
     python benchmarks/latency.py --space nasbench201 --channels 16 --layers 15 --json latency.json
     python benchmarks/latency.py --device cuda --batch_size 64
 
-The cells are random ones that took no part in the table. Reported with Kendall's and Spearman's rank correlation
-is the relative error: of the estimate, and of the sum of edges alone, before whole networks correct it.
+The cells are random ones that took no part in the table. Reported with Kendall's and Spearman's rank
+correlation is the relative error: of the estimate, and of the sum of edges alone, before whole networks
+correct it.
 """
 
 from __future__ import annotations
@@ -114,14 +114,14 @@ def main(config: Config) -> None:
     found = measure_latencies(config, device)
     times = found["milliseconds"]["whole"]
     print(
-        f"table: {len(found['table']['edges'])} edges in {found['seconds_of_the_table']:.0f} s; whole networks "
-        f"{min(times):.1f} to {max(times):.1f} ms"
+        f"table: {len(found['table']['edges'])} edges in {found['seconds_of_the_table']:.0f} s; "
+        f"whole networks {min(times):.1f} to {max(times):.1f} ms"
     )
     for name in ("estimate", "edges_alone", "measured_again"):
         row = found[name]
         print(
-            f"{name:15} tau {row['kendall_tau']:.2f}, Spearman {row['spearman']:.2f}, error {row['mean_error']:.1%}"
-            f" (largest {row['largest_error']:.1%}), bias {row['bias']:+.1%}"
+            f"{name:15} tau {row['kendall_tau']:.2f}, Spearman {row['spearman']:.2f}, "
+            f"error {row['mean_error']:.1%} (largest {row['largest_error']:.1%}), bias {row['bias']:+.1%}"
         )
     print(f"multiply-adds alone: tau {found['multiply_adds_tau']:.2f}")
     evidence.write(config.json, evidence.provenance(asdict(config)) | found)

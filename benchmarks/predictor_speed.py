@@ -1,4 +1,5 @@
-"""How long the paired predictor takes: one fit of all that was told, and a whole search without trainings.
+"""How long the paired predictor takes: to learn from all comparisons, from a tenth more, from one more; and a
+whole search without trainings.
 
     python benchmarks/predictor_speed.py --json predictor_speed.json
     python benchmarks/predictor_speed.py --against ../pairnas-before --json predictor_speed.json
@@ -35,7 +36,7 @@ class Config:
     """Time the paired predictor."""
 
     comparisons: tuple[int, ...] = (100, 500, 1000)
-    """one fit after so many comparisons"""
+    """learning from so many comparisons"""
     searches: tuple[int, ...] = (100, 500)
     """searches of so many comparisons"""
     against: str | None = None
@@ -66,7 +67,7 @@ def use(root: str) -> None:
 
 
 def seconds(task: tuple[str, int]) -> float:
-    """CPU seconds of a "fit" or a "search" with so many comparisons."""
+    """CPU seconds of a "fit", a "refit", one "more" or a "search" with so many comparisons."""
     from encoding import CellSpace
 
     what, number = task
@@ -77,14 +78,20 @@ def seconds(task: tuple[str, int]) -> float:
         losses = [float(space.features(space.choices(one))[0] @ weights) for one in (a, b)]
         return losses[0], losses[1], losses[0] - losses[1] + NOISE * float(rng.normal())
 
-    return (_fit if what == "fit" else _search)(space, number, rng, compare)
+    if what == "search":
+        return _search(space, number, compare)
+    before = {"fit": 0, "refit": number * 10 // 11, "more": number - 1}[what]
+    return _learn(space, number, before, rng, compare)
 
 
-def _fit(space: Any, number: int, rng: np.random.Generator, compare: Any) -> float:
+def _learn(space: Any, number: int, before: int, rng: np.random.Generator, compare: Any) -> float:
+    """Of a question after so many comparisons, when there was one `before` the last of them."""
     from pair_predictor import PairPredictor
 
     predictor = PairPredictor(space=space)
-    for _ in range(number):
+    for place in range(number):
+        if place and place == before:
+            predictor.posterior()
         a, b = (space.decode(space.sample(rng)) for _ in range(2))
         loss_a, loss_b, difference = compare(a, b)
         predictor.add(a, b, difference, NOISE, min(loss_a, loss_b))
@@ -93,7 +100,7 @@ def _fit(space: Any, number: int, rng: np.random.Generator, compare: Any) -> flo
     return time.process_time() - begin
 
 
-def _search(space: Any, number: int, rng: np.random.Generator, compare: Any) -> float:
+def _search(space: Any, number: int, compare: Any) -> float:
     from search.paired_search import Outcome, PairedSearch, Settings
 
     begin = time.process_time()
@@ -120,16 +127,17 @@ def main(config: Config) -> None:
     roots = {"this": evidence.ROOT}
     if config.against is not None:
         roots["other"] = Path(config.against).resolve()
-    tasks = [("fit", number) for number in config.comparisons] + [("search", n) for n in config.searches]
+    tasks = [(what, number) for what in ("fit", "refit", "more") for number in config.comparisons]
+    tasks += [("search", number) for number in config.searches]
     found: dict[str, dict[str, Any]] = {}
     for task in tasks:
         rounds = [{name: measure(root, task) for name, root in roots.items()} for _ in range(config.repeats)]
-        entry = {name: evidence.spread([one[name] for one in rounds]) for name in roots}
-        line = f"{task[0]:8}{task[1]:6}: {entry['this']['mean']:8.2f} s"
+        entry: dict[str, Any] = {name: evidence.spread([one[name] for one in rounds]) for name in roots}
+        line = f"{task[0]:8}{task[1]:6}: {entry['this']['mean']:8.3f} s"
         if "other" in roots:
             ratio = statistics.median(one["other"] / one["this"] for one in rounds)
             entry["ratio"] = ratio
-            line += f"; other {entry['other']['mean']:8.2f} s, {ratio:.1f} times as long"
+            line += f"; other {entry['other']['mean']:8.3f} s, {ratio:.1f} times as long"
         found[f"{task[0]} {task[1]}"] = entry
         print(line, flush=True)
     evidence.write(config.json, {"seconds": found, **evidence.provenance(asdict(config))})

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common import vetting
 from utils import lacks_memory, write_atomically
 
 PREVIOUS = ".previous"
@@ -27,6 +28,7 @@ VERSION = "1.0.0"  # of the project, kept in every checkpoint
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, LookupError, ValueError, TypeError)
 UNREADABLE += (AttributeError, AssertionError, ArithmeticError, MemoryError)
 UNREADABLE += (struct.error, zipfile.BadZipFile)
+SAYS_WHY = (RuntimeError, ValueError, zipfile.BadZipFile)  # what others say is of Python's inside
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
@@ -67,17 +69,21 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, no checkpoint' if path.is_dir() else 'no such checkpoint'}")
     try:
-        _check_archive(path)
+        vetting.check_file(path)
         with warnings.catch_warnings(action="ignore"):  # what it says of foreign files, we say
             state = torch.load(path, map_location="cpu", weights_only=True)
+        vetting.check_claims(state, path.stat().st_size)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path}: refused: no checkpoint, or more than tensors and plain types, which could run code"
         ) from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UNREADABLE as error:
         if lacks_memory(error):  # which says nothing of the file
             raise MemoryError(f"{path} could not be read") from None
-        raise ValueError(f"{path}: damaged, or no checkpoint: {_first_sentence(error)}") from None
+        reason = f": {_first_sentence(error)}" if isinstance(error, SAYS_WHY) else ""
+        raise ValueError(f"{path}: damaged, or no checkpoint{reason}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds a {type(state).__name__}, not the dictionary of a checkpoint")
     if kind is not None and state.get("kind") != kind:
@@ -100,24 +106,6 @@ def load_newest(path: str | Path, kind: str | None = None) -> tuple[dict[str, An
         except ValueError:
             raise error from None
         return state, f"{error}; went on from {previous(path)}"
-
-
-def _check_archive(path: Path) -> None:
-    """Raise ValueError for a zip archive (the format of `torch.save`) that is larger than its file, or whose
-    checksums are wrong.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return  # the format before torch 1.6, as published checkpoints have it: it keeps no checksums
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()  # torch.save compresses nothing: what unpacks is there to fill memory
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("its entries are compressed, those of a checkpoint are not")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("its entries overlap")
-        bad = archive.testzip()
-    if bad is not None:
-        raise ValueError(f"wrong checksum in {bad}")
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -18,9 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.heartbeat import Heartbeat
 from common.kernels import keep_memory
 
 Value = TypeVar("Value")
+# What gloo says where another process is gone.
+LOST = ("onnection", "Broken pipe", "Read error", "Write error", "Socket", "Timed out", "pair closure")
+
+_heartbeat: Heartbeat | None = None
 
 
 def init(device: str = "auto") -> torch.device:
@@ -48,6 +53,10 @@ def init(device: str = "auto") -> torch.device:
     if chosen.type == "cpu":
         keep_memory()
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        global _heartbeat
+        size = int(os.environ["WORLD_SIZE"])
+        if size > 1:  # from the first moment on: a process that never comes is missed, too
+            _heartbeat = Heartbeat(int(os.environ["RANK"]), size)
         # A process may wait for another one through a whole candidate's training, or an epoch.
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     return chosen
@@ -73,15 +82,22 @@ def command(program: str) -> list[str]:
 
 
 def close() -> None:
+    """Wait for all processes, and leave them."""
+    global _heartbeat
     if dist.is_initialized():
+        dist.barrier()
+        if _heartbeat is not None:
+            _heartbeat.stop()
+            _heartbeat = None
         dist.destroy_process_group()
 
 
 def stopped(error: BaseException) -> bool:
     """Whether an exception means that this process was told to stop, or that another one is gone."""
     # gloo says it in words; NCCL and the store have classes of their own.
-    in_words = isinstance(error, RuntimeError) and "onnection" in str(error)
-    lost = world_size() > 1 and (in_words or isinstance(error, dist.DistError))
+    in_words = isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
+    several = int(os.environ.get("WORLD_SIZE", world_size())) > 1  # they may not have met yet
+    lost = several and (in_words or isinstance(error, dist.DistError))
     return lost or isinstance(error, KeyboardInterrupt)
 
 
@@ -140,10 +156,7 @@ def check_equal(**values: str | int) -> None:
 
     Processes that disagree would train a mixture of networks, or wait for each other for ever.
     """
-    if not dist.is_initialized():
-        return
-    found: list[dict[str, str | int]] = [{}] * world_size()
-    dist.all_gather_object(found, values)
+    found = gather_objects(values)
     for number, theirs in enumerate(found):
         for name in values:
             if theirs[name] != found[0][name]:
@@ -159,6 +172,15 @@ def checksum(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         total = zlib.crc32(tensor.numpy(force=True).tobytes(), total)
     return f"{total:08x}"
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The values that all processes pass, by their rank, in every process. For small plain values."""
+    if not dist.is_initialized():
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
 
 
 def broadcast_(tensors: Sequence[Tensor], source: int) -> None:

@@ -15,9 +15,10 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
-from utils import lacks_memory
+from utils import lacks_memory, stop_printing
 
 Config = TypeVar("Config")
+SAID = "said"  # of a KeyboardInterrupt: the user has been told of the stop
 PLACES = ("save", "resume")  # flags that say where a run is kept; they are no part of its settings
 
 
@@ -32,7 +33,13 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
         with contextlib.redirect_stderr(printed):
             # A default instance is passed only where there is one: None is a value to tyro.
             chosen: dict[str, Any] = {} if default is None else {"default": default}
-            result = cast(Config, tyro.cli(config, args=args, use_underscores=True, **chosen))
+            try:
+                result = cast(Config, tyro.cli(config, args=args, use_underscores=True, **chosen))
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:  # --help | head
+        stop_printing()
+        sys.exit(0)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -64,8 +71,8 @@ def run_script(main: Callable[[Config], None], config: Config) -> None:
         if not lacks_memory(error):
             raise
         fail(f"not enough memory: {str(error).splitlines()[0]}")
-    except KeyboardInterrupt:
-        fail("stopped", code=130)
+    except KeyboardInterrupt as stop:
+        fail("" if SAID in stop.args else "stopped", code=130)
 
 
 def leave_torchrun(code: int = 0) -> None:
@@ -81,19 +88,23 @@ def leave_torchrun(code: int = 0) -> None:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one line on stderr and exit with `code`. The first process speaks for all, if it fails at all."""
+    """Print one line on stderr and exit with `code`. The first process speaks for all, if it fails at all.
+
+    Without a message nothing is printed.
+    """
     line = f"{Path(sys.argv[0]).name}: {' '.join(message.split())}"
-    speaks = True
+    speaks = bool(message)
     if (rank := os.environ.get("RANK", "0")) != "0":
         line += f" (process {rank})"
-        speaks = code == 2
+        speaks = speaks and code == 2
         try:
             # torchrun stops all processes when one ends: the first one must have the time to say why.
             time.sleep(10 if speaks else 1)
         except KeyboardInterrupt:
             speaks = False
     if speaks:
-        print(line, file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads
+            print(line, file=sys.stderr)
     leave_torchrun(code)
     sys.exit(code)
 
@@ -135,8 +146,17 @@ def check_save(config: Any) -> None:
 
 def check_installed(config: Any, name: str) -> None:
     """Raise ValueError where the flag `name` is given and the package of the same name is missing."""
-    if getattr(config, name) and find_spec(name) is None:
-        raise ValueError(f"--{name}: the package is missing; install it with: pip install {name}")
+    if getattr(config, name):
+        check_packages(f"--{name}", name)
+
+
+def check_packages(flag: str, *names: str) -> None:
+    """Raise ValueError where one of these packages, which `flag` needs, is missing."""
+    if missing := [name for name in names if find_spec(name) is None]:
+        which = (
+            "the package is" if names == tuple(missing) and len(names) == 1 else f"{' and '.join(missing)} is"
+        )
+        raise ValueError(f"{flag}: {which} missing; install it with: pip install {' '.join(missing)}")
 
 
 def check_new_file(flag: str, path: str | None) -> None:

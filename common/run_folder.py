@@ -28,10 +28,12 @@ import filelock
 from tqdm import tqdm
 
 from common import checkpoint, distributed
-from common.flags import PLACES, parse
-from utils import temporary_files, write_atomically
+from common.flags import PLACES, SAID, parse
+from utils import stop_printing, temporary_files, write_atomically
 
 Config = TypeVar("Config")
+# A flag of each program that the others do not have: tells whose settings are in a folder.
+PROGRAMS = {"train_search.py": "pop_size", "train_imagenet.py": "workers", "train.py": "schedule"}
 SETTINGS, LOG, CHECKPOINT = "config.json", "log.txt", "checkpoint.pt"
 
 
@@ -99,7 +101,7 @@ class RunFolder:
     def working(self, program: str) -> Iterator[None]:
         """Around the work of `program` in the folder: unlocks it, and says how to go on after a stop.
 
-        A stop (Ctrl-C, SIGTERM, another process that is gone) leaves as KeyboardInterrupt.
+        A stop (Ctrl-C, SIGTERM, another process that is gone) leaves as KeyboardInterrupt(SAID).
         """
         try:
             yield
@@ -110,7 +112,7 @@ class RunFolder:
             distributed.stop_calmly()
             go_on = [*distributed.command(program), "--resume", str(self.path)]
             self.log.info(f"stopped; go on with: {shlex.join(go_on)}")
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(SAID) from None
         finally:
             self.unlock()
 
@@ -124,17 +126,23 @@ class RunFolder:
         writer.writerows(rows)
         write_atomically(self.path / name, text.getvalue())
 
-    def fall_back(self) -> None:
+    def fall_back(self, problem: str) -> str:
         """Put the checkpoint before the newest one in its place, as that is damaged; it gets another name.
 
         Else the next one to be written would keep the damaged one beside it, and not the good one.
+        Returns the newest one's `problem` with its new name.
         """
-        if not distributed.is_main():
-            return
+        kept = distributed.from_main(self._fall_back)
+        return f"{problem}; the damaged file is kept as {kept}" if kept else problem
+
+    def _fall_back(self) -> str | None:
+        kept = None
         if self.checkpoint.exists():
             names = (self.checkpoint.with_suffix(f".damaged{number}.pt") for number in itertools.count(1))
-            os.rename(self.checkpoint, next(name for name in names if not name.exists()))
+            kept = next(name for name in names if not name.exists())
+            os.rename(self.checkpoint, kept)
         os.rename(checkpoint.previous(self.checkpoint), self.checkpoint)
+        return str(kept) if kept else None
 
     def start_log(self) -> logging.Logger:
         """Let `self.log` append to log.txt and print; it is silent in all processes but the first.
@@ -188,13 +196,20 @@ class _Screen(logging.StreamHandler):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
+        if isinstance(sys.exc_info()[1], OSError):
+            stop_printing()
+        else:
             super().handleError(record)
 
 
 def new_name(what: str) -> str:
-    """runs/WHAT-DATE-TIME, the folder of a run that was given no name; the same in every process."""
-    return distributed.broadcast_object(f"runs/{what}-{datetime.now():%Y%m%d-%H%M%S}")
+    """runs/WHAT-DATE-TIME, the folder of a run that was given no name; the same in every process.
+
+    Numbered where it is taken: by a run of the same second, or since a clock was set back.
+    """
+    name = f"runs/{what}-{datetime.now():%Y%m%d-%H%M%S}"
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return distributed.from_main(lambda: next(free for free in names if not Path(free).exists()))
 
 
 def read_settings(path: str | Path, config: type[Config], flag: str = "resume") -> Config:
@@ -210,6 +225,10 @@ def read_settings(path: str | Path, config: type[Config], flag: str = "resume") 
         raise ValueError(f"{file}: damaged: it holds a {type(stored).__name__}, not a run's settings")
     hints = get_type_hints(config)
     unknown = sorted(set(stored) - set(hints))
+    for program, own in PROGRAMS.items():
+        if own in unknown:
+            how = f"{program} --resume {path}"
+            raise ValueError(f"--{flag} {path}: is a run of {program}; it goes on with: {how}")
     if unknown or not stored:
         raise ValueError(f"{file}: written by another program or version: no flags {', '.join(unknown)}")
     for name, value in stored.items():

@@ -7,18 +7,20 @@ only after their MD5 sums have shown them to be the published files.
 import contextlib
 import gzip
 import math
+import os
 import shutil
 import socket
 import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils import locked, say
 
@@ -28,8 +30,8 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES: tuple[str, ...] = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
 FASHION_CLASSES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # What Pillow raises for files that are cut off or are no images, depending on their format.
-UNREADABLE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError)
-UNREADABLE += (struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
+UNREADABLE += (struct.error, zlib.error, ArithmeticError, MemoryError)
 
 
 # What Pillow may take a file for, whatever its name says: for others (EPS) it would start a program.
@@ -126,12 +128,12 @@ def _download(name: str, folder: Path, missing: str, advice: str) -> None:
     timeout, existed = socket.getdefaulttimeout(), folder.exists()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder), contextlib.redirect_stdout(sys.stderr):
+        with _locked_folder(folder), contextlib.redirect_stdout(sys.stderr):
+            new = not existed and not any(folder.iterdir())
             try:
                 getattr(torchvision.datasets, name)(str(folder), download=True)
             except BaseException:
-                if not existed:  # while it is locked: nobody else downloads into it
+                if new:  # while it is locked: nobody else has put anything there
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
     except (OSError, RuntimeError, EOFError) as error:  # RuntimeError: another MD5 sum, or no mirror answered
@@ -141,6 +143,17 @@ def _download(name: str, folder: Path, missing: str, advice: str) -> None:
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock; it is made again where another process removed it meanwhile."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if folder.exists():
+                yield
+                return
 
 
 def cifar(name: str, folder: Path, part: str) -> Arrays:
@@ -189,6 +202,19 @@ def limit_pixels(megapixels: float) -> None:
     Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6)
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Let nothing be printed on stderr: libtiff says there what is damaged, and Pillow cannot stop it."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def open_image(path: str | Path) -> Image.Image:
     """A whole image, turned upright as its EXIF data say. ValueError names a file that cannot be read.
 
@@ -197,14 +223,14 @@ def open_image(path: str | Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
-            pixels, most = file.width * file.height, Image.MAX_IMAGE_PIXELS or math.inf
-            if pixels > most:
-                allowed = f"allowed are {most / 1e6:g}, see --max_megapixels"
-                raise ValueError(f"it has {pixels / 1e6:.1f} megapixels; {allowed}")
+            pixels = file.width * file.height
+            if pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError(f"it has {pixels / 1e6:.1f} megapixels")
             sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
             if file.mode[0] in "IF" and not sixteen:
                 raise ValueError(f"its values have mode {file.mode}, more than 16 bits: convert it")
-            file.load()
+            with _silent() if file.format == "TIFF" else contextlib.nullcontext():
+                file.load()
             image: Image.Image = file
             with contextlib.suppress(*UNREADABLE):  # left as it is where the EXIF data are damaged
                 image = ImageOps.exif_transpose(file)
@@ -212,5 +238,11 @@ def open_image(path: str | Path) -> Image.Image:
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         # Pillow warns of a palette with transparency that becomes colours without it in one step.
         return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    except Image.DecompressionBombError as error:  # Pillow's own, in words of pixels, at twice the limit
+        most = f"allowed are {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:g} megapixels, see --max_megapixels"
+        raise ValueError(f"{path} cannot be read as an image ({error}; {most})") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} cannot be read as an image (it is no {', '.join(FORMATS)})") from None
     except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as an image ({reason})") from error

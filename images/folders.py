@@ -111,7 +111,7 @@ def _counts(name: str) -> bool:
 def decode_all(root: Path, listings: dict[str, Listing], image_size: int | None) -> dict[str, Arrays]:
     """Decode every image; all parts get the same size and the same number of channels."""
     count = sum(len(listing.paths) for listing in listings.values())
-    say(f"decoding {count:,} images of {root} (once: a cache is kept)")
+    say(f"decoding {count:,} images of {root}")
     first = next(iter(listings.values())).paths[0]
     H, W, _ = read_image(first, image_size).shape
     if H != W:

@@ -73,24 +73,11 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
         The order is that of the seed and the epoch, or the files'. Batches are cut, shared out and left out
         as `shares` says: an epoch that is taken up again neither repeats nor loses an image.
         """
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
-        order = torch.randperm(len(self), generator=generator) if shuffled else torch.arange(len(self))
-        places = itertools.islice(shares(len(self), batch_size, shard, training=shuffled), first, None)
-        loader = torch.utils.data.DataLoader(
-            self,
-            batch_sampler=[indices for mine in places if (indices := order[mine].tolist())],
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_stopping_to_the_parent,
-            timeout=PATIENCE if workers else 0,
-            pin_memory=device.type == "cuda",
-            generator=generator,  # else it draws from the global one
-        )
         factors = scale_and_shift(IMAGENET_STATISTICS, self._image_size, device)
-        for batch in _named_by_flag(loader, workers):
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            images, labels = (x.to(device, non_blocking=True) for x in batch)
+        order = epoch_order(len(self), self.seed, self.epoch, shuffled)
+        places = itertools.islice(shares(len(self), batch_size, shard, training=shuffled), first, None)
+        for images, labels in decode(self, [order[mine].tolist() for mine in places], device, workers):
+            images, labels = (x.to(device, non_blocking=True) for x in (images, labels))
             images = scaled(images.permute(0, 3, 1, 2), *factors)
             yield images if channels_last else images.contiguous(), labels
 
@@ -111,12 +98,46 @@ def read_image(path: str, image_size: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
+def epoch_order(count: int, seed: int, epoch: int, shuffled: bool) -> Tensor:
+    """The order (count,) in which an epoch sees the images: that of the seed and the epoch, or the files'."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(count, generator=generator) if shuffled else torch.arange(count)
+
+
+def decode(
+    images: torch.utils.data.Dataset[Any], batches: list[list[int]], device: torch.device, workers: int
+) -> Iterator[Any]:
+    """What `images.__getitems__` makes of each batch of indices, in order, by so many worker processes.
+
+    A batch that is a text is an error in one line, and raised as ValueError.
+    """
+    loader = torch.utils.data.DataLoader(
+        images,
+        batch_sampler=[indices for indices in batches if indices],
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_stopping_to_the_parent,
+        timeout=PATIENCE if workers else 0,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+    )
+    for batch in _named_by_flag(loader, workers):
+        if isinstance(batch, str):
+            raise ValueError(batch)
+        yield batch
+
+
 def _named_by_flag(loader: Iterable[Any], workers: int) -> Iterator[Any]:
-    """What the loader gives; ValueError that names --workers where one of its workers dies."""
+    """What the loader gives; ValueError that names --workers where one of its workers dies or hangs.
+
+    A worker that SIGTERM ended was told to stop, as the whole program was: KeyboardInterrupt.
+    """
     try:
         yield from loader
     except RuntimeError as error:
         reason = str(error).split(". ")[0]
+        if reason.endswith("killed by signal: Terminated"):
+            raise KeyboardInterrupt from None
         if reason.startswith("DataLoader timed out"):
             raise ValueError(
                 f"--workers {workers}: none gave a batch within {PATIENCE:.0f} s: a drive or a decoder hangs"

@@ -38,18 +38,20 @@ class Comparisons:
     @classmethod
     def none(cls, positions: int) -> Comparisons:
         """No comparison yet, of architectures with so many choices."""
-        numbers = (np.empty(0) for _ in range(3))
-        return cls(np.empty((0, 2, positions), dtype=np.int64), *numbers, ages=np.empty((0, 2)))
+        pairs = np.empty((0, 2, positions), dtype=np.int64)
+        return cls(pairs, np.empty(0), np.empty(0), np.empty(0), np.empty((0, 2)))
 
     @classmethod
     def of(cls, state: Mapping[str, Any], positions: int) -> Comparisons:
         """From `arrays()`, which may be lists now; ValueError where their lengths differ."""
         pairs = np.array(state["pairs"], dtype=np.int64).reshape(-1, 2, positions)
-        numbers = [np.array(state[name], dtype=np.float64) for name in ("differences", "errors", "levels")]
+        differences, errors, levels = (
+            np.array(state[name], dtype=np.float64) for name in ("differences", "errors", "levels")
+        )
         ages = np.array(state.get("ages", np.zeros((len(pairs), 2))), dtype=np.float64).reshape(-1, 2)
-        if {len(pairs), *map(len, numbers)} != {len(ages)}:
+        if not len(pairs) == len(differences) == len(errors) == len(levels) == len(ages):
             raise ValueError("predictor state: pairs and their numbers differ in number")
-        return cls(pairs, *numbers, ages=ages)
+        return cls(pairs, differences, errors, levels, ages)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Copies of all arrays, by name."""

@@ -114,11 +114,18 @@ def load_task(config: Any, device: torch.device) -> tuple[Task, sets.ImageSet]:
         statistics=sets.statistics_of(config.set, training_half),
         augmentation=Augmentation.of(images.image_size, config.set, cutout=config.cutout),
         device=device,
-        precision=choose_precision(device, config.precision),
+        precision=choose_precision(device, config.precision, new=not config.resume),
         seed=config.seed,
         fingerprint=f"{images.fingerprint()} {test.fingerprint()}",
     )
     return task, test
+
+
+def check_batch_size(task: Task) -> None:
+    """Raise ValueError where a batch is larger than the images that train."""
+    count, size = len(task.train), task.config.batch_size
+    if size > count:
+        raise ValueError(f"--batch_size {size}: {count} images train; give --batch_size {count} or less")
 
 
 class TrainedCandidate(NamedTuple):

@@ -9,10 +9,11 @@ from typing import Any
 import genotypes
 import visualize
 from common import checkpoint, distributed
+from common.words import Progress, counted, in_millions
 from genotypes import AnyGenotype
 from images import sets
 from model import Network
-from pictures import report
+from pictures import ancestry, report
 from search.candidates import Job, Task, compare, train_all
 from search.record import Finalist, baseline_in_words
 from search.run import SearchRun
@@ -53,14 +54,17 @@ def trained_network(task: Task, finalist: Finalist) -> Network:
 def train_finalists(run: SearchRun, cells: Sequence[AnyGenotype]) -> None:
     """Train the cells that the record does not hold yet, with a checkpoint after each round of processes."""
     config, record, log = run.config, run.record, run.folder.log
-    log.info(f"{len(cells)} finalists train from scratch for {config.final_epochs} epochs")
+    verb = "trains" if len(cells) == 1 else "train"
+    epochs = counted(config.final_epochs, "epoch")
+    log.info(f"{counted(len(cells), 'finalist')} {verb} from scratch for {epochs}")
+    progress = Progress(len(cells), len(record.finalists))
     while waiting := cells[len(record.finalists) :]:
         record.finalists += train_from_scratch(run.task, waiting[: distributed.world_size()])
         run.save()
         trained = record.finalists[-1].trained
         log.info(
             f"finalist {len(record.finalists)}/{len(cells)}: validation loss {trained.loss:.4f}, "
-            f"error {trained.error:.2%}"
+            f"error {trained.error:.2%}, {progress.left(len(record.finalists))}"
         )
 
 
@@ -131,14 +135,16 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         "test_images": len(tested.correct),
     }
     recipe = dataclasses.asdict(run.config)
-    state = card.describe_network(network, images=images, recipe=recipe, result=result)
+    cell = genotypes.to_json(best.genotype)
+    found = ancestry.description(run.record.history, cell, recipe)
+    state = card.describe_network(network, images=images, recipe=recipe, result=result) | {"found": found}
     checkpoint.save(folder.path / "model.pt", state)
     folder.write_table("finalists.csv", table(run, tested.error))
     folder.write_table("baseline.csv", run.record.baseline)
-    cell = genotypes.to_json(best.genotype)
     write_atomically(folder.path / "genotype.json", cell + "\n")
     parameters, multiply_adds = run.full_size(best.genotype)
     log.info(f"winner: {cell}")
+    log.info(f"  where it came from: {found['origin']} (of {run.config.generations} generations)")
     log.info(
         f"  trained from scratch: validation error {best.trained.error:.2%}, test error {tested.error:.2%}"
     )
@@ -146,13 +152,16 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         log.info(f"  {baseline_in_words(run.record.baseline, tested.error)}")
     log.info(
         f"  at full size, {run.full_size.C} channels and {run.full_size.layers} cells: "
-        f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M multiply-adds"
+        f"{in_millions(parameters)} parameters, {in_millions(multiply_adds)} multiply-adds"
     )
     if run.latency is not None:
         images = run.config.latency_batch_size
         log.info(f"  about {run.latency(best.genotype):.1f} ms on this machine for a batch of {images}")
     log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")
-    log.info(f"  report: {visualize.write_report(folder.path)}")
+    try:
+        log.info(f"  report: {visualize.write_report(folder.path)}")
+    except (ValueError, OSError) as error:  # the search is done all the same
+        log.warning(f"  no report: {error}; write it later with: visualize.py {folder.path}")
 
 
 def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
@@ -160,7 +169,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
 
     `test_error` is the winner's: no other finalist sees the test images.
     """
-    finalists = run.record.finalists
+    finalists, settings = run.record.finalists, dataclasses.asdict(run.config)
     best = winner(finalists)
     rows: list[dict[str, Any]] = []
     for finalist in sorted(finalists, key=lambda one: (not one.trained.finite, one.score)):
@@ -171,7 +180,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
             {
                 "rank": len(rows) + 1,
                 "genotype": cell,
-                "origin": run.record.origin(cell),
+                "origin": ancestry.origin(run.record.history, cell, settings),
                 "loss": finalist.trained.loss,
                 "error": finalist.trained.error,
                 "training_loss": finalist.trained.training_loss,

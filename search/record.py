@@ -95,13 +95,6 @@ class Record:
         self.generations.append(row)
         return row
 
-    def origin(self, cell: str) -> str:
-        """Where a finalist (as JSON) comes from: "trained", or the "last population", not yet trained."""
-        tried = {
-            row[f"genotype_{side}"] for row in self.history for side in "ab" if row[f"loss_{side}"] != ""
-        }
-        return "trained" if cell in tried else "last population"
-
     def best_loss(self) -> float:
         """The lowest validation loss of a candidate so far; infinite before the first."""
         return min(filter(math.isfinite, losses(self.history)), default=math.inf)
@@ -152,7 +145,7 @@ def in_one_line(row: Row, generations: int) -> str:
 
 
 def baseline_in_words(rows: Sequence[Row], winner: float) -> str:
-    """What random cells reach, with the 95% interval of their mean (Student's t), beside the winner's error."""
+    """What random cells reach, with the 95% interval of their mean (Student's t), beside the winner."""
     errors = [row["test_error"] for row in rows]
     mean, count = float(np.mean(errors)), len(errors)
     interval = ""

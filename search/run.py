@@ -27,8 +27,9 @@ from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
 from search.latency import Conditions, Latency, Table, table_for, write
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
-from search.record import Finalist, Record, in_one_line
+from search.record import Finalist, Record
 from spaces import Space
+from utils import lacks_memory
 
 MAY_DIFFER = ("data", "device", "record", "max_megapixels")  # flags of train_search.py, when a run goes on
 BEFORE = {  # settings of searches that knew no others
@@ -82,10 +83,8 @@ class SearchRun:
             self.estimate.learn(pair, fast)
         if self.search.generation > group[0].generation:
             learning_rate, drop_path_prob = self.estimate.schedule(progress)[0]
-            row = self.record.end_generation(self.search, learning_rate, drop_path_prob)
-            positions = torch.from_numpy(self.search.population.positions)
-            distributed.check_equal(populations=distributed.checksum([positions]))
-            self.folder.log.info(in_one_line(row, self.config.generations))
+            self.record.end_generation(self.search, learning_rate, drop_path_prob)
+            self.check_equal()
 
     def _warn(self, comparison: Comparison, outcome: Outcome) -> None:
         """Say which candidates diverged."""
@@ -98,6 +97,15 @@ class SearchRun:
         """Keep the table of measured edges in the run folder: a resumed run refuses the same cells."""
         if self.latency is not None and distributed.is_main():
             write(self.folder.path / LATENCY, self.latency.table, {})
+
+    def check_equal(self) -> None:
+        """ValueError where a process has other cells or weights, or is elsewhere, than the first one."""
+        weights = self.estimate.state_dict()  # each process fills it in an order of its own
+        distributed.check_equal(
+            comparisons=len(self.record.history),
+            populations=distributed.checksum([torch.from_numpy(self.search.population.positions)]),
+            weights=distributed.checksum(weights[name] for name in sorted(weights)),
+        )
 
     def save(self) -> None:
         """Write the checkpoint, and then the tables. The checkpoint before stays beside it."""
@@ -146,11 +154,14 @@ class SearchRun:
             raise ValueError(f"--resume {folder.path}: --data holds other images than the run began with")
         try:
             self._load_state(state)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: no checkpoint of this version ({error!r})") from None
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if lacks_memory(error):
+                raise
+            reason = " ".join(repr(error).split())[:160]
+            raise ValueError(f"{path}: no checkpoint of this version ({reason})") from None
         self._write_tables()
         if problem:
-            folder.fall_back()
+            problem = folder.fall_back(problem)
         return problem
 
     def _load_state(self, state: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ SERVER = """
 import json, os, resource, signal, sys, traceback
 import sklearn.datasets, torch._dynamo
 import matplotlib.figure, matplotlib.backends.backend_svg
-import test_imagenet, train, train_imagenet, train_search
+import test_dense, test_imagenet, train, train_dense, train_imagenet, train_search
 from common import flags
 
 def die_in_checkpoint(number):

@@ -1,16 +1,19 @@
 """The benchmarks of networks: both paths compute the same, every step runs, a failure is not waited for."""
 
+import json
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import epochs
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import candidate  # noqa: E402
+import dense_backbone  # noqa: E402
 import network  # noqa: E402
 import plain  # noqa: E402
 import scaling  # noqa: E402
@@ -18,6 +21,7 @@ import timing  # noqa: E402
 
 import genotypes  # noqa: E402
 from model import NetworkCIFAR  # noqa: E402
+from training.run import TrainingRun  # noqa: E402
 
 CANDIDATE = candidate.Config(init_channels=4, layers=3, image_size=8, batch_size=4)
 NETWORK = network.Config(init_channels=4, layers=3, batch_size=8, evaluation_batch_size=8)
@@ -89,3 +93,30 @@ def test_a_process_that_fails_ends_the_measurement():
     with pytest.raises(RuntimeError, match="a process of the benchmark failed"):
         timing.in_processes(fail, (), 2, 1)
     assert time.monotonic() - begin < 60
+
+
+def test_backbones_of_a_detector_are_compared_and_stopped_trainings_go_on(tmp_path, monkeypatch, run):
+    monkeypatch.setattr("dense.digits.COUNTS", {"train": 16, "test": 8})
+    flags = f"--out {tmp_path / 'out'} --seeds 1 --epochs 2"
+    end, ended = TrainingRun.end_epoch, []
+
+    def stop_after_the_third(self, *given, **more):
+        ended.append(end(self, *given, **more))
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+        return ended[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "end_epoch", stop_after_the_third)
+        assert run(dense_backbone, flags)[0] == 130
+    assert (tmp_path / "out" / "cell-0" / "result.json").exists()
+    code, _, err = run(dense_backbone, flags, "--json", tmp_path / "out.json")
+    assert code == 0, err
+    found = json.loads((tmp_path / "out.json").read_text())["backbones"]
+    assert list(found) == ["cell", "mobilenet_v2"]
+    costs = [found[name]["costs"]["backbone_multiply_adds"] for name in found]
+    assert 0.9 < costs[0] / costs[1] < 1.1
+    assert [len(epochs(tmp_path / "out" / f"{name}-0")) for name in found] == [2, 2]
+    assert all(found[name]["ap50"]["n"] == 1 for name in found)
+    code, _, err = run(dense_backbone, f"{flags} --epochs 3")
+    assert (code, "other settings" in err) == (2, True)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from looks import Looks, SharedWeights  # noqa: E402
+from predictor_speed import Config, main, seconds  # noqa: E402
 from strategies import COMPARED, STRATEGIES  # noqa: E402
 from tables import Table  # noqa: E402
 
@@ -178,3 +179,18 @@ def test_wrong_flags_get_one_line(tmp_path, flags, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["fit", "refit", "more", "search"])
+def test_the_predictors_speed_is_taken(what):
+    assert 0 < seconds((what, 12)) < 60
+
+
+def test_the_predictors_speed_is_compared_with_that_of_another_copy(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"--against .*: no copy of the project"):
+        Config(against=str(tmp_path)).check()
+    flags = {"comparisons": (), "searches": (3,), "repeats": 1, "json": str(tmp_path / "speed.json")}
+    main(Config(against=str(ROOT), **flags))
+    found = json.loads((tmp_path / "speed.json").read_text())["seconds"]["search 3"]
+    assert found["ratio"] == found["other"]["mean"] / found["this"]["mean"] > 0
+    assert "times as long" in capsys.readouterr().out

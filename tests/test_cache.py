@@ -77,7 +77,7 @@ def test_two_processes_at_once_both_get_the_set(tmp_path):
     assert sums[0] == sums[1] != ""
     assert sum(output.count("decoding") for output, _ in outputs) == 1
     left = sorted(path.name for path in (tmp_path / CACHE_FOLDER).iterdir())
-    assert left == ["original.lock", "original.npz"]
+    assert left == ["original.npz"]
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, "killed"])
@@ -91,17 +91,57 @@ def test_a_cache_that_was_interrupted_leaves_nothing_behind(tmp_path, monkeypatc
         monkeypatch.setattr(np, "savez", lambda file, **_: (_ for _ in ()).throw(how))
         with pytest.raises(how):
             sets.load("folder", tmp_path)
-        assert [path.name for path in cache.iterdir()] == ["original.lock"]
+        assert list(cache.iterdir()) == []
         monkeypatch.undo()
     sets.load("folder", tmp_path)
-    assert sorted(path.name for path in cache.iterdir()) == ["original.lock", "original.npz"]
+    assert [path.name for path in cache.iterdir()] == ["original.npz"]
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_costs_nothing(tmp_path, capsys):
-    write_tree(tmp_path)
-    (tmp_path / CACHE_FOLDER).write_text("a file where the folder should be")
-    assert len(sets.load("folder", tmp_path)) == 6
-    assert "could not be written" in capsys.readouterr().out
+def unwritable(root):
+    """Leave no room for the cache in a folder. Permissions would not do, as tests may run as root."""
+    (root / CACHE_FOLDER).write_text("a file where the folder should be")
+
+
+def test_a_folder_that_cannot_be_written_is_decoded_once_into_the_users_own_cache(
+    tmp_path, monkeypatch, capsys
+):
+    images = write_tree(tmp_path / "images")
+    unwritable(images)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    first = sets.load("folder", images)
+    out = capsys.readouterr().out
+    (cache,) = (tmp_path / "own" / "pairnas").glob("images-*/original.npz")
+    assert f"kept in {cache}" in out
+    assert f"{CACHE_FOLDER}/original.npz: " in out
+    assert "File exists" in out
+    monkeypatch.setattr("images.folders.read_image", None)  # decoding again would fail
+    assert len(sets.load("folder", images, "test")) == 6
+    assert np.array_equal(sets.load("folder", images).images, first.images)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("home", ["relative/path", "file"])
+def test_where_no_cache_can_be_written_both_parts_are_decoded_at_once(tmp_path, monkeypatch, capsys, home):
+    images = write_tree(tmp_path / "images")
+    unwritable(images)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", home if "/" in home else str(tmp_path / home))
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))  # where a relative path is not heeded
+    assert len(sets.load("folder", images)) == 6
+    out = capsys.readouterr().out
+    assert "no cache could be written" in out
+    assert "Not a directory" in out
+    monkeypatch.setattr("images.folders.read_image", None)
+    assert len(sets.load("folder", images, "test")) == 6
+    assert not capsys.readouterr().out
+
+
+def test_a_wrong_image_leaves_nothing_in_the_folder(tmp_path):
+    images = write_tree(tmp_path / "images")
+    (images / "train" / "cat" / "002.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"002\.png cannot be read as an image"):
+        sets.load("folder", images)
+    assert sorted(path.name for path in images.iterdir()) == ["test", "train"]
 
 
 def test_images_that_have_the_size_are_not_decoded_again(tmp_path, capfd):

@@ -119,6 +119,8 @@ def test_a_lost_connection_means_stopped(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     assert distributed.stopped(lost)
     assert not distributed.stopped(RuntimeError("shape mismatch"))
+    assert distributed.stopped(torch.distributed.DistBackendError("NCCL error: remote process exited"))
+    assert distributed.stopped(RuntimeError("[pair.cc] writev: Broken pipe"))
 
 
 def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:

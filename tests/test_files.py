@@ -189,12 +189,24 @@ def test_only_the_documented_formats_are_opened_whatever_a_file_is_called(tmp_pa
         files.read_image(tmp_path / "evil.png")
 
 
-def test_an_image_of_too_many_pixels_is_named_with_the_flag_that_allows_it(tmp_path, monkeypatch):
-    Image.new("1", (1000, 1001)).save(tmp_path / "large.png")
+@pytest.mark.parametrize("size", [(1000, 1001), (1000, 3000)])  # Pillow itself refuses the second
+def test_an_image_of_too_many_pixels_is_named_with_the_flag_that_allows_it(tmp_path, monkeypatch, size):
+    Image.new("1", size).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     files.limit_pixels(1)
-    message = r"large\.png .*1\.0 megapixels; allowed are 1, see --max_megapixels"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"large\.png .*; allowed are 1 megapixels, see --max_megapixels"):
         files.read_image(tmp_path / "large.png")
-    files.limit_pixels(1.01)
-    assert files.read_image(tmp_path / "large.png").shape == (1001, 1000, 1)
+    files.limit_pixels(3)
+    assert files.read_image(tmp_path / "large.png").shape == (*reversed(size), 1)
+
+
+def test_a_damaged_tiff_is_refused_without_a_word_of_its_library(tmp_path, capfd):
+    image = Image.fromarray(np.arange(1024, dtype=np.uint8).reshape(32, 32))
+    image.save(tmp_path / "image.tif", compression="packbits")
+    content = bytearray((tmp_path / "image.tif").read_bytes())
+    start = content.index(bytes(range(16)))  # of the packed rows
+    content[start - 1 : start + 900] = bytes([128]) * 901  # which packs nothing
+    (tmp_path / "image.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"image\.tif cannot be read as an image"):
+        files.read_image(tmp_path / "image.tif")
+    assert capfd.readouterr() == ("", "")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -169,4 +172,39 @@ def test_the_first_process_speaks_for_all(
     monkeypatch.setattr(flags.time, "sleep", stop)
     with pytest.raises(SystemExit):
         flags.fail("no")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("given", [["train.py", "--help"], ["visualize.py", "--help"]])
+def test_nobody_reads_the_help(given: list[str]) -> None:
+    assert unread(given) == (0, "")
+
+
+def test_nobody_reads_the_result_which_is_written_all_the_same(tmp_path: Path) -> None:
+    given = ["test.py", "--model_path", "trained_model/digits_model.pt", "--json", str(tmp_path / "x.json")]
+    assert unread(given) == (0, "")
+    assert json.loads((tmp_path / "x.json").read_text())["test_images"] == 355
+
+
+def unread(given: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of a script whose stdout is a pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        outcome = subprocess.run(
+            [sys.executable, *given], cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    return outcome.returncode, outcome.stderr
+
+
+def test_a_stop_that_was_said_is_not_said_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: Config) -> None:
+        raise KeyboardInterrupt(flags.SAID)
+
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as stop:
+        flags.run_script(main, flags.parse(Config))
+    assert stop.value.code == 130
     assert capsys.readouterr().err == ""

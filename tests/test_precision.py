@@ -19,6 +19,8 @@ def test_precision():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast(cpu, "float32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with pytest.raises(ValueError, match="--precision float16: needs a GPU; allowed on the CPU are auto"):
+        choose_precision(cpu, "float16")
     assert grad_scaler(cpu, "float16").is_enabled()
     assert not grad_scaler(cpu, "bfloat16").is_enabled()
 

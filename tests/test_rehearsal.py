@@ -31,8 +31,10 @@ import genotypes
 import model
 import operations
 import test as test_script
+import test_dense
 import test_imagenet
 import train
+import train_dense
 import train_imagenet
 import train_search
 from common import checkpoint, flags, kernels
@@ -68,6 +70,7 @@ SEARCH += " --batch_size 50 --final_epochs 1 --recalibrate 1 --device cpu"
 RANDOM = f"{SEARCH} --strategy random --no_rank --generations 1 --recalibrate 0"
 TRAIN = "--set digits --init_channels 4 --layers 3 --batch_size 360 --device cpu"
 RECIPE = f"{TRAIN} --epochs 2 --auxiliary --cutout --ema 0.9 --label_smoothing 0.1 --micro_batches 2"
+DENSE = "--init_channels 4 --layers 3 --image_size 32 --batch_size 8 --epochs 1 --warmup_steps 1 --device cpu"
 LARGE = "--image_size 64 --init_channels 4 --layers 3 --batch_size 4 --workers 0 --device cpu"
 LARGE_RECIPE = f"{LARGE} --epochs 2 --warmup_epochs 1 --learning_rate 0.05 --micro_batches 2"
 
@@ -120,7 +123,12 @@ def killed_at_checkpoint(number: int) -> Iterator[None]:
 
 def assert_equal_networks(first: Path, second: Path) -> None:
     """Fails unless both runs ended with the same weights, to the bit."""
-    a, b = (checkpoint.load(run / "model.pt", "network")["state_dict"] for run in (first, second))
+    assert_equal_weights(
+        *(checkpoint.load(run / "model.pt", "network")["state_dict"] for run in (first, second))
+    )
+
+
+def assert_equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
@@ -355,6 +363,20 @@ def test_a_training_starts_from_weights(trainings: dict[str, Path], tmp_path: Pa
         start(where, train, words, "--save", tmp_path / where)
     assert_equal_networks(tmp_path / "rehearsal", tmp_path / "cpu")
     assert epochs(tmp_path / "rehearsal") == epochs(tmp_path / "cpu")
+
+
+@pytest.mark.parametrize("model", ["ssdlite", "lraspp"])
+def test_a_dense_training_is_that_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setattr("dense.digits.COUNTS", {"train": 16, "test": 8})
+    for where in WHERE:
+        start(where, train_dense, f"{DENSE} --model {model} --save", tmp_path / where)
+        start(where, test_dense, "--device cpu --model_path", tmp_path / where / "model.pt")
+    assert epochs(tmp_path / "rehearsal") == epochs(tmp_path / "cpu")
+    first, second = (checkpoint.load(tmp_path / where / "model.pt", "dense") for where in WHERE)
+    assert_equal_weights(first["state_dict"], second["state_dict"])
+    assert first["result"] == second["result"]
 
 
 def test_two_processes_train_as_two_on_the_cpu(tmp_path: Path, program: Program) -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -20,6 +21,8 @@ from conftest import ENVIRONMENT, ROOT, TORCHRUN, epochs
 
 import genotypes
 import train
+import train_imagenet
+import train_search
 from common import checkpoint
 from common.flags import parse, run_script
 from training import card, loop
@@ -299,6 +302,7 @@ def test_the_last_good_checkpoint_is_one_that_a_finite_loss_followed(run, tmp_pa
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_is_resumed_to_the_bit(run, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr(train, "choose_precision", lambda device, precision, new: precision)  # as on a GPU
     flags = f"{SMALL} --layers 2 --precision {precision} --checkpoint_steps 1"
     assert run(flags, "--save", tmp_path / "whole")[0] == 0
     step, numbers = loop.train_step, itertools.count(1)
@@ -314,6 +318,68 @@ def test_mixed_precision_is_resumed_to_the_bit(run, tmp_path, monkeypatch, preci
     assert same_weights(tmp_path / "whole", tmp_path / "run")
     losses = [float(row["loss"]) for row in epochs(tmp_path / "run")]
     assert losses[1] < losses[0]
+
+
+def test_a_run_of_earlier_versions_in_float16_on_the_cpu_goes_on(run, tmp_path, monkeypatch):
+    flags = f"{SMALL} --layers 1 --epochs 1 --precision float16 --save"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(train, "choose_precision", lambda device, precision, new: precision)
+        assert run(flags, tmp_path / "run")[0] == 0
+    (tmp_path / "run" / "model.pt").unlink()
+    assert run("--resume", tmp_path / "run")[0] == 0
+    code, _, err = run(flags, tmp_path / "new")
+    assert code == 2
+    assert "--precision float16: needs a GPU" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_at_the_end_leaves_no_card_without_its_network(run, tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def full(path, *state, **more):
+        if path.name == "model.pt":
+            raise OSError(f"{path}: cannot be written: No space left on device")
+        save(path, *state, **more)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    code, _, err = run(f"{SMALL} --layers 1 --epochs 1 --save", tmp_path / "run")
+    assert code == 2
+    assert err.endswith("model.pt: cannot be written: No space left on device\n")
+    assert not (tmp_path / "run" / "card.json").exists()
+    monkeypatch.undo()
+    assert run("--resume", tmp_path / "run")[0] == 0
+    assert (tmp_path / "run" / "card.json").exists()
+
+
+@pytest.mark.parametrize("module", [train_search, train_imagenet])
+def test_a_run_of_another_program_is_named_with_what_goes_on_with_it(finished, capsys, monkeypatch, module):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--resume", str(finished)])
+    with pytest.raises(SystemExit) as stop:
+        run_script(module.main, parse(module.Config))
+    assert stop.value.code == 2
+    how = f"is a run of train.py; it goes on with: train.py --resume {finished}\n"
+    assert capsys.readouterr().err.endswith(how)
+
+
+def test_weights_that_are_no_checkpoint_are_one_line_of_words(run, tmp_path):
+    (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n" * 20)
+    code, _, err = run(SMALL, "--weights", tmp_path / "passwd", "--save", tmp_path / "run")
+    assert (code, err) == (2, f"train.py: {tmp_path / 'passwd'}: damaged, or no checkpoint\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_log_tells_the_time_left_in_long_epochs_too(run, tmp_path, monkeypatch):
+    flags = f"{SMALL} --layers 1 --batch_size 10 --save"
+    assert run(flags, tmp_path / "short")[0] == 0
+    log = (tmp_path / "short" / "log.txt").read_text()
+    assert log.count(" left") == 1  # at the end of the first epoch
+    assert re.search(r"epoch 1/2: .* images/s, about \d+ s left", log)
+    monkeypatch.setattr("common.words.OFTEN", 0.0)
+    assert run(flags, tmp_path / "long")[0] == 0
+    log = (tmp_path / "long" / "log.txt").read_text()
+    assert log.count("epoch 1/2, loss ") == 144 // loop.LOOK
+    assert re.search(r"epoch 1/2, loss \d\.\d+, \d+ images/s, about \d+ s left", log)
+    assert same_weights(tmp_path / "short", tmp_path / "long")
 
 
 def test_a_compiled_network_leaves_plain_names(run, tmp_path, monkeypatch):
@@ -408,6 +474,31 @@ def test_settings_that_were_edited_are_one_line(run, unfinished):
     assert err.count("\n") == 1
     assert "checkpoint.pt: does not fit the settings of its run" in err
     assert len(err) < 500
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"epoch": "1"}, {"steps": -1}, {"seconds": None}, {"processes": 1.5}, {"rows": [{}]}),
+        *({"sums": [1.0]}, {"network": 3}, {"optimizer": {"state": {}}}),
+    ],
+)
+def test_a_checkpoint_that_holds_something_else_is_one_line(run, unfinished, changed):
+    state = checkpoint.load(unfinished / "checkpoint.pt")
+    checkpoint.save(unfinished / "checkpoint.pt", state | changed)
+    code, _, err = run("--resume", unfinished)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "checkpoint.pt: does not fit the settings of its run" in err
+
+
+def test_momenta_of_another_network_are_refused(run, unfinished):
+    state = checkpoint.load(unfinished / "checkpoint.pt")
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
+    checkpoint.save(unfinished / "checkpoint.pt", state)
+    code, _, err = run("--resume", unfinished)
+    assert code == 2
+    assert "the optimiser's state is of another network" in err
 
 
 def test_a_damaged_checkpoint_does_not_push_out_the_good_one(run, finished, tmp_path, monkeypatch):

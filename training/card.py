@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import genotypes
 from common import checkpoint, distributed
 from common.flags import PLACES
 from model import Network, count
+from pictures import ancestry, tables
 from training.run import TrainingRun
 from utils import write_atomically
 
@@ -33,9 +35,8 @@ def describe_network(
     `images`: set, classes (names by label), mean and std (of each channel, in [0, 1]). `recipe`: the flags of
     the training. `result`: what was measured, and on what. The rest is read off the network.
     """
-    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     described = describe(network, images=images, recipe=recipe)
-    return {"kind": "network", "state_dict": weights, **described, "result": result}
+    return {"kind": "network", **described, **describe_training(network, images, recipe, result)}
 
 
 def describe(network: Network, *, images: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +52,20 @@ def describe(network: Network, *, images: dict[str, Any], recipe: dict[str, Any]
             "in_channels": network.in_channels,
             "image_size": list(network.image_size),
         },
+        **_origin(images, recipe),
+    }
+
+
+def describe_training(
+    network: nn.Module, images: dict[str, Any], recipe: dict[str, Any], result: dict[str, Any]
+) -> dict[str, Any]:
+    """What the checkpoint of any network says of its training, and the weights."""
+    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    return {"state_dict": weights, **_origin(images, recipe), "result": result}
+
+
+def _origin(images: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    return {
         "images": {key: list(value) if isinstance(value, tuple) else value for key, value in images.items()},
         "recipe": {name: value for name, value in recipe.items() if name not in PLACES},
         "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
@@ -98,20 +113,43 @@ def write_model(
     """model.pt, which describes itself, and card.json, the same in words and numbers without the weights."""
     recipe = dataclasses.asdict(config)
     state = describe_network(run.kept, images=images, recipe=recipe, result=result)
+    if found := found_by_search(config.arch):
+        state["found"] = found
+    parameters, multiply_adds = count(run.kept)
+    write(run, config, state, {"parameters": parameters, "multiply_adds": multiply_adds}, program)
+
+
+def write(run: TrainingRun, config: Any, state: dict[str, Any], costs: dict[str, Any], program: str) -> None:
+    """The files of a finished run: model.pt with the description `state`, and card.json."""
     if run.origin is not None:
         state["origin"] = run.origin
-    parameters, multiply_adds = count(run.kept)
     card = {name: value for name, value in state.items() if name != "state_dict"}
     card |= {
-        "parameters": parameters,
-        "multiply_adds": multiply_adds,
+        **costs,
         "command": command(program, config),
         "processes": distributed.world_size(),
         "hardware": hardware(run.device),
         "training_seconds": round(sum(row["seconds"] for row in run.rows)),
     }
-    write_atomically(run.folder.path / "card.json", json.dumps(card, indent=1, allow_nan=False) + "\n")
-    checkpoint.save(run.folder.path / "model.pt", state)  # last: it says that the run is finished
+    path = run.folder.path / "card.json"
+    write_atomically(path, json.dumps(card, indent=1, allow_nan=False) + "\n")
+    try:
+        checkpoint.save(run.folder.path / "model.pt", state)  # last: it says that the run is finished
+    except OSError:  # a full disk: a card alone would tell of a network that is not there
+        path.unlink(missing_ok=True)
+        raise
+
+
+def found_by_search(arch: str | None) -> dict[str, Any] | None:
+    """Where the cell of `--arch` came from, if that is the folder of a search whose tables can be read."""
+    if not arch or arch in genotypes.names() or not tables.is_run(Path(arch)):
+        return None
+    try:
+        run = tables.read_run(Path(arch))
+        cell = genotypes.to_json(genotypes.lookup(arch))
+        return {"search": Path(arch).name} | ancestry.description(run.history, cell, run.config)
+    except ValueError:  # a training that is over is not lost for a table that somebody changed
+        return None
 
 
 def command(program: str, config: Any) -> str:
@@ -124,7 +162,8 @@ def command(program: str, config: Any) -> str:
         if isinstance(entry.default, bool):  # --flip, which has a third value, takes True or False
             words.append(f"--{entry.name}" if value else f"--no_{entry.name}")
         else:
-            words.append(f"--{entry.name} {shlex.quote(str(value))}")
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{entry.name} {shlex.join(str(each) for each in values)}")
     return " ".join(words)
 
 

@@ -18,8 +18,41 @@ NO_EFFECT = {  # what has none where images are named or the network is written,
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Network, recipe and run of a training; the defaults are the published recipe for CIFAR."""
+class RunFlags:
+    """Where a training is kept, and how it is computed."""
+
+    # --- run
+    save: str | None = None
+    """new folder for the results; default runs/SET-DATE-TIME"""
+    resume: str | None = None
+    """go on with the run in this folder"""
+    checkpoint_minutes: float = 5.0
+    """between two checkpoints; one is also written after each epoch"""
+    checkpoint_steps: int | None = None
+    """steps between two checkpoints, instead"""
+    seed: int = 0
+    """of everything random"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, else float32"""
+    channels_last: bool = True
+    """memory layout of images and weights"""
+    threads: int = 1
+    """CPU threads of each process; results depend on it, so it is part of the run"""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot work, whatever is trained."""
+        check_range(self, "threads", 1, 1024)
+        check_range(self, "checkpoint_minutes", 0, 1e6)
+        check_range(self, "checkpoint_steps", 1)
+        check_range(self, "seed", 0, 2**63 - 1)
+        check_save(self)
+
+
+@dataclass(frozen=True)
+class RecipeFlags:
+    """The network, and the recipe of its training."""
 
     # --- network
     arch: str = "RelativeNAS"
@@ -58,43 +91,27 @@ class TrainingConfig:
     max_megapixels: float = 89.0
     """largest image that is decoded, of those in files of their own"""
 
-    # --- run
-    save: str | None = None
-    """new folder for the results; default runs/SET-DATE-TIME"""
-    resume: str | None = None
-    """go on with the run in this folder"""
-    checkpoint_minutes: float = 5.0
-    """between two checkpoints; one is also written after each epoch"""
-    checkpoint_steps: int | None = None
-    """steps between two checkpoints, instead"""
-    seed: int = 0
-    """of everything random"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on GPUs that have it, else float32"""
+
+@dataclass(frozen=True)
+class TrainingConfig(RunFlags, RecipeFlags):  # the fields of the last one come first
+    """Network, recipe and run of a training; the defaults are the published recipe for CIFAR."""
+
     deterministic: bool = False
     """a GPU computes the same bits in each run, more slowly; the CPU always does"""
     compile: bool = False
     """compile the network: minutes at the start, faster steps"""
-    channels_last: bool = True
-    """memory layout of images and weights"""
-    threads: int = 1
-    """CPU threads of each process; results depend on it, so it is part of the run"""
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
-        check_range(self, "init_channels layers threads", 1, 1024)
-        check_range(self, "epochs micro_batches checkpoint_steps", 1)
+        super().check()
+        check_range(self, "init_channels layers", 1, 1024)
+        check_range(self, "epochs micro_batches", 1)
         check_range(self, "batch_size", 2)
         check_range(self, "warmup_epochs weight_decay auxiliary_weight", 0)
-        check_range(self, "checkpoint_minutes", 0, 1e6)
-        check_range(self, "seed", 0, 2**32 - 1)  # generators keep no more of it
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         genotypes.check_arch(self)
-        check_save(self)
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             how = "with --no_auxiliary" if type(self).auxiliary else "without --auxiliary"
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect {how}")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 import genotypes
 import utils
 from common import distributed
+from common.words import in_millions
 from model import Network
 from training.backends import Engine
 from training.config import EvaluationConfig
@@ -110,11 +111,13 @@ class Errors(NamedTuple):
         values = self._asdict() | {"interval": list(self.interval)}
         return {f"{part}_{key}": value for key, value in values.items()}
 
-    def __str__(self) -> str:
+    def in_words(self, classes: int) -> str:
+        """For the log. Of five classes or fewer the best five are all, which says nothing of the network."""
         low, high = self.interval
+        top5 = f"top-5 error {self.error_top5:.2%}, " if classes > 5 else ""
         return (
-            f"top-1 error {self.error:.2%} (95% confidence: {low:.2%} to {high:.2%}), top-5 error "
-            f"{self.error_top5:.2%}, loss {self.loss:.4f}, {self.images} images"
+            f"top-1 error {self.error:.2%} (95% confidence: {low:.2%} to {high:.2%}), {top5}"
+            f"loss {self.loss:.4f}, {self.images} images"
         )
 
 
@@ -161,6 +164,8 @@ def report(
     `size`: parameters and multiply-adds, which a folded network does not tell. ValueError where the network
     gives no numbers.
     """
+    weights = distributed.checksum(network.parameters())
+    distributed.check_equal(weights=weights, images=images)
     precision = choose_precision(next(network.parameters()).device, config.precision)
     computed = network if config.backend == "torch" else Engine(network, config.backend, precision)
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
@@ -170,8 +175,8 @@ def report(
     rate = images / (time.perf_counter() - begin)
     assert errors.images == images, "every image is counted once"
     check_finite(torch.tensor(errors.loss), config.model_path)
-    say(f"{errors}")
-    say(f"{size[0] / 1e6:.2f} M parameters, {size[1] / 1e6:.0f} M multiply-adds, {rate:.0f} images/s")
+    say(errors.in_words(network.num_classes))
+    say(f"{in_millions(size[0])} parameters, {in_millions(size[1])} multiply-adds, {rate:.0f} images/s")
     if config.json is not None and distributed.is_main():
         result = {
             "model_path": config.model_path,

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from common import distributed
 from common.run_folder import RunFolder
+from common.words import Progress, in_millions
 from model import count
 from training import card, schedule
-from training.config import TrainingConfig
+from training.config import RunFlags, TrainingConfig
 from training.evaluation import Batches, total_errors
 from training.precision import forward, lowered
 from training.run import TrainingRun
@@ -67,7 +68,7 @@ def train_one_epoch(
         outputs = forward(network, inputs, precision, lowered(network, precision))
         logits, loss, total = _losses(outputs, labels, auxiliary_weight, label_smoothing, "mean")
         scaler.scale(total).backward()
-        _step(network, optimizer, scaler, grad_clip)
+        clip_and_step(network, optimizer, scaler, grad_clip)
         # Sums stay on the device: reading them each step would make a GPU wait.
         wrong = (logits.argmax(1) != labels).sum()
         weighted = loss.detach().double() * len(labels)
@@ -112,7 +113,7 @@ def train_step(
         sums += torch.stack([loss.detach().double(), wrong.double(), sums.new_full((), len(y))])
     distributed.sum_gradients(network.parameters())
     distributed.average_([x for x in network.buffers() if x.is_floating_point()])  # of batch-norm
-    _step(network, optimizer, scaler, grad_clip)
+    clip_and_step(network, optimizer, scaler, grad_clip)
     return sums
 
 
@@ -132,7 +133,7 @@ def _losses(
     return logits.detach(), loss, loss + auxiliary_weight * entropy(logits_aux.float(), labels)
 
 
-def _step(
+def clip_and_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float
 ) -> None:
     """Clip the gradients by their norm, unscaled, and step."""
@@ -177,8 +178,9 @@ def start(run: TrainingRun, config: TrainingConfig, images: Images) -> None:
         run.save()  # from here on the run does not need the file
     parameters, multiply_adds = count(run.network)
     log.info(
-        f"{run.folder.path}: {config.arch}, {parameters / 1e6:.2f} M parameters, {multiply_adds / 1e6:.0f} M "
-        f"multiply-adds; {distributed.world_size()} x {run.device.type}, {run.precision}; {images}"
+        f"{run.folder.path}: {config.arch}, {in_millions(parameters)} parameters, "
+        f"{in_millions(multiply_adds)} multiply-adds; {distributed.world_size()} x {run.device.type}, "
+        f"{run.precision}; {images}"
     )
 
 
@@ -203,7 +205,8 @@ def train(
         scalars(run.folder, tensorboard) as writer,
         tqdm(total=config.epochs * len(images), unit="image", unit_scale=True, disable=quiet) as bar,
     ):
-        bar.update(run.epoch * len(images) + run.step * config.batch_size)
+        progress = Progress(config.epochs * len(images), _done(run, config, images))
+        bar.update(progress.first)
         bar.unpause()
         while run.epoch < config.epochs:
             factor = schedule.factor(run.epoch, config.epochs, config.warmup_epochs, shape)
@@ -213,13 +216,25 @@ def train(
             for done in steps(run, config, images, network):
                 bar.update(done)
                 if run.step % LOOK == 0:
-                    loss, _, seen = run.totals()
-                    bar.set_postfix_str(f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}")
+                    loss, *_, seen = run.totals()
+                    words = f"epoch {run.epoch + 1}/{config.epochs}, loss {loss / seen:.3f}"
+                    bar.set_postfix_str(words)
+                    if progress.is_due():  # in an epoch that takes long
+                        run.folder.log.info(f"{words}, {_pace(progress, _done(run, config, images))}")
             more = total_errors(run.kept, images.measured(), run.precision).of_epoch() if validate else {}
-            words = run.end_epoch(rate, **more)
+            words = f"{run.end_epoch(rate, **more)}, {progress.left(run.epoch * len(images))}"
             for name, value in run.rows[-1].items() if writer else ():
                 writer.add_scalar(name, value, run.epoch)
             run.folder.log.info(f"epoch {run.epoch}/{config.epochs}: {words}")
+
+
+def _done(run: TrainingRun, config: TrainingConfig, images: Images) -> int:
+    """Images that the run has trained on."""
+    return run.epoch * len(images) + min(run.step * config.batch_size, len(images))
+
+
+def _pace(progress: Progress, done: int) -> str:
+    return f"{progress.rate(done):.0f} images/s, {progress.left(done)}"
 
 
 def steps(run: TrainingRun, config: TrainingConfig, images: Images, network: Any) -> Iterator[int]:
@@ -251,7 +266,7 @@ def steps(run: TrainingRun, config: TrainingConfig, images: Images, network: Any
         yield total
 
 
-def due(run: TrainingRun, config: TrainingConfig) -> bool:
+def due(run: TrainingRun[Any], config: RunFlags) -> bool:
     """Whether it is time for a checkpoint. The first process's clock decides, now and then, for all."""
     if config.checkpoint_steps is not None:
         return run.step % config.checkpoint_steps == 0
@@ -295,7 +310,7 @@ def finish(
         run.folder.log.info(f"the run is finished: {path}")
         return False
     errors = total_errors(run.kept, images.measured(), run.precision)
-    run.folder.log.info(f"{part}: {errors}")
+    run.folder.log.info(f"{part}: {errors.in_words(run.network.num_classes)}")
     if distributed.is_main():
         if not math.isfinite(errors.loss):
             raise run.diverged("loss of the trained network is not finite")

@@ -14,8 +14,14 @@ from torch.autograd.function import once_differentiable
 from model import Network
 
 
-def choose_precision(device: torch.device, precision: str) -> str:
-    """What "auto" means on `device`: bfloat16 on GPUs that compute in it, else float32."""
+def choose_precision(device: torch.device, precision: str, new: bool = True) -> str:
+    """What "auto" means on `device`: bfloat16 on GPUs that compute in it, else float32.
+
+    ValueError for float16 on the CPU, which no CPU is the faster for; not where a run goes on (`new` False),
+    as earlier versions began such.
+    """
+    if precision == "float16" and device.type == "cpu" and new:
+        raise ValueError("--precision float16: needs a GPU; allowed on the CPU are auto, float32, bfloat16")
     if precision != "auto":
         return precision
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "float32"

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 import genotypes
 from common import checkpoint, distributed
 from common.run_folder import RunFolder
-from model import Network
+from genotypes import Genotype
 from training.precision import grad_scaler
+from utils import lacks_memory
 
 FACTS = ("kind", "images", "genotype", "processes")  # of the run, kept in its checkpoints
+ROW = {"epoch", "learning_rate", "loss", "error", "images", "seconds"}
 PROGRESS = ("epoch", "step", "steps", "seconds", "rows")
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 @dataclass
-class TrainingRun:
-    """What changes during a training.
+class TrainingRun(Generic[AnyNetwork]):
+    """What changes during a training; a network of cells has them as its `genotype`.
 
     All processes hold the same but for `sums`, which are their own.
     `kind` and `images` (a fingerprint of the data) tell a checkpoint from those of other programs and data.
@@ -31,10 +35,11 @@ class TrainingRun:
     kind: str
     images: str
     folder: RunFolder
-    network: Network
+    network: AnyNetwork
     optimizer: torch.optim.Optimizer
     precision: str
     ema: float = 0.0  # decay of the averaged weights; 0: none are kept
+    measures: tuple[str, ...] = ("loss", "error")  # of each training image; epochs.csv has their means
     processes: int = field(default_factory=distributed.world_size)
     epoch: int = 0
     step: int = 0  # steps done in this epoch
@@ -49,19 +54,20 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.device = next(self.network.parameters()).device
-        self.genotype = genotypes.to_dict(self.network.genotype)
+        genotype = cast("Genotype | None", getattr(self.network, "genotype", None))
+        self.genotype = genotype and genotypes.to_dict(genotype)
         self.scaler = grad_scaler(self.device, self.precision)
-        # Of this process in this epoch: loss, wrong, images.
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        # Of this process in this epoch: the measures (loss, wrong), images.
+        self.sums = torch.zeros(len(self.measures) + 1, dtype=torch.float64, device=self.device)
         self.average: AveragedModel | None = None
         if self.ema:
             self.average = AveragedModel(self.network, multi_avg_fn=self._move_average, use_buffers=True)
             self.average.update_parameters(self.network)  # the first call copies: here, not after a step
 
     @property
-    def kept(self) -> Network:
+    def kept(self) -> AnyNetwork:
         """The network that is measured and written: the one with averaged weights, where they are kept."""
-        return self.network if self.average is None else cast(Network, self.average.module)
+        return self.network if self.average is None else cast(AnyNetwork, self.average.module)
 
     def _parts(self) -> dict[str, Any]:
         """What is saved through state_dict and load_state_dict."""
@@ -79,21 +85,20 @@ class TrainingRun:
             torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     def end_step(self, sums: Tensor, seconds: float) -> None:
-        """Count a step, which gave these sums of (loss, wrong, images) and took these seconds."""
+        """Count a step, which gave these sums (of the measures, and images) and took these seconds."""
         self.sums += sums
         if self.average is not None:
             self.average.update_parameters(self.network)
         self.step, self.steps, self.seconds = self.step + 1, self.steps + 1, self.seconds + seconds
 
-    def totals(self) -> tuple[float, float, int]:
-        """Loss, wrong, images of this epoch so far, of all processes; ValueError where training diverged."""
+    def totals(self) -> list[float]:
+        """Sums of this epoch so far, over all processes; ValueError where training diverged."""
         sums = self.sums.clone()
         distributed.sum_([sums])
         if not sums.isfinite().all():
             raise self.diverged(f"training loss is not finite in epoch {self.epoch + 1}, step {self.step}")
         self.finite = self.steps
-        loss, wrong, images = sums.tolist()
-        return loss, wrong, int(images)
+        return sums.tolist()
 
     def diverged(self, what: str) -> ValueError:
         """The error that says so, and names the last checkpoint whose weights gave a finite loss.
@@ -135,17 +140,16 @@ class TrainingRun:
         if state["genotype"] != self.genotype:
             raise ValueError(f"--resume {path.parent}: --arch is another cell now than the run began with")
         try:
-            for name, part in self._parts().items():
-                part.load_state_dict(state[name])
-            for name in PROGRESS:
-                setattr(self, name, state[name])
-        except (RuntimeError, ValueError, KeyError) as error:
+            self._take(state)
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            if lacks_memory(error):
+                raise
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{path}: does not fit the settings of its run ({reason} ...)") from None
         self.origin = state.get("origin")  # runs begun before --weights existed have none
         self.saved = self.finite = self.steps
         if problem:
-            self.folder.fall_back()
+            problem = self.folder.fall_back(problem)
         if state["processes"] != self.processes:
             change = (
                 f"made by {state['processes']} processes, goes on with {self.processes}: batch-norm sees "
@@ -156,6 +160,25 @@ class TrainingRun:
             self.sums += self.sums.new_tensor(state["sums"])
         return problem
 
+    def _take(self, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint's state; any error of Python's where it is not one of this run."""
+        if not all(type(state[name]) is int and state[name] >= 0 for name in ("epoch", "step", "steps")):
+            raise ValueError("epoch and steps are no numbers")
+        if not (isinstance(state["seconds"], float | int) and type(state["processes"]) is int):
+            raise ValueError("seconds and processes are no numbers")
+        if not all(row.keys() >= ROW for row in state["rows"]):
+            raise ValueError("the rows of the epochs are incomplete")
+        if self.sums.new_tensor(state["sums"]).shape != self.sums.shape:
+            raise ValueError("the sums of the epoch are not three")
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for parameter, values in self.optimizer.state.items():
+            for value in values.values():
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError("the optimiser's state is of another network")
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+
     def check_equal(self) -> None:
         """ValueError where a process has other weights, images or steps than the first one."""
         weights = distributed.checksum(self.network.parameters())
@@ -163,12 +186,13 @@ class TrainingRun:
 
     def end_epoch(self, learning_rate: float, **more: float) -> str:
         """Note a row for the epoch, with `more` columns, save, begin the next; returns the row in words."""
-        loss, wrong, images = self.totals()
+        *sums, images = self.totals()
         self.check_equal()
-        row = {"epoch": self.epoch, "learning_rate": learning_rate}
-        row |= {"loss": loss / images, "error": wrong / images, **more}
-        self.rows.append(row | {"images": images, "seconds": round(self.seconds, 1)})
-        words = f"training loss {row['loss']:.4f}, error {row['error']:.2%}, "
+        means = {name: value / images for name, value in zip(self.measures, sums, strict=True)}
+        row = {"epoch": self.epoch, "learning_rate": learning_rate, **means, **more}
+        self.rows.append(row | {"images": int(images), "seconds": round(self.seconds, 1)})
+        words = f"training loss {row['loss']:.4f}, "
+        words += f"error {row['error']:.2%}, " if "error" in row else ""
         words += "".join(f"{name.replace('_', ' ')} {value:.4f}, " for name, value in more.items())
         words += f"{images / max(self.seconds, 0.01):.0f} images/s"
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0

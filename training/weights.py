@@ -18,8 +18,10 @@ from images.sets import Statistics
 from model import Network, load_network_state
 from training import card
 from training.config import EvaluationConfig, TrainingConfig
-from utils import derive_seed
+from utils import derive_seed, lacks_memory
 
+LARGEST_IMAGE = 4096  # pixels a side that a checkpoint may want images to be resized to
+MOST_EDGES = 100_000
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 TRAININGS = ("train", "train_imagenet")  # kinds of checkpoints of trainings that are not finished
 
@@ -58,14 +60,26 @@ def load_network(
     needed = ("C", "num_classes", "layers", "genotype", "in_channels", "image_size")
     try:
         # Nothing is allocated for what the facts claim: the tensors of the file itself become the network.
-        if facts["layers"] > len(weights):
-            raise ValueError(f"{facts['layers']} layers, but only {len(weights)} tensors")
+        _check_claims(facts, weights)
         with torch.device("meta"):
             network = kind(auxiliary=False, **{name: facts[name] for name in needed})
         load_network_state(network, weights, assign=True)
     except (ValueError, RuntimeError) as error:
+        if lacks_memory(error):
+            raise
         raise ValueError(f"--model_path {config.model_path}: {error}") from error
     return network
+
+
+def _check_claims(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a network that is long in building even without memory, or wants huge images."""
+    layers, size = facts["layers"], facts["image_size"]
+    if layers > len(weights):
+        raise ValueError(f"{layers} layers, but only {len(weights)} tensors")
+    if layers * sum(map(len, facts["genotype"])) > MOST_EDGES:
+        raise ValueError(f"{layers} layers of this cell are more than {MOST_EDGES} edges")
+    if max(size if isinstance(size, Sequence) else [size]) > LARGEST_IMAGE:
+        raise ValueError(f"images of {size} pixels; allowed are {LARGEST_IMAGE} a side")
 
 
 @dataclass
