@@ -265,9 +265,10 @@ class Network(nn.Module, ABC):
 
         They are (edges, N), in the precision that the cells compute in.
         """
-        if self.training:
-            counts = [layer.num_batches_tracked for layer in self._norms if layer.momentum is not None]
-            torch._foreach_add_(cast(list[Tensor], counts), 1)
+        if self.training:  # some layers may be frozen
+            layers = [layer for layer in self._norms if layer.training and layer.momentum is not None]
+            if layers:
+                torch._foreach_add_([cast(Tensor, layer.num_batches_tracked) for layer in layers], 1)
         factors = self.draw_drop_path(x) if factors is None else factors
         if factors is None:
             return [None] * len(self.cells)

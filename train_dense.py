@@ -156,7 +156,10 @@ from utils import derive_seed
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, free=("data", "device", "workers", "checkpoint_steps", "max_megapixels"))
+        config = resume(
+            config,
+            free=("data", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "max_megapixels"),
+        )
     device = distributed.init(config.device)
     config = with_recipe(config)
     torch.set_num_threads(config.threads)
