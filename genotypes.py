@@ -310,6 +310,7 @@ RelativeNAS = Genotype(
     reduce_concat=(2, 3, 4, 5),
 )
 
+# Of the search's random first population; no move has changed it.
 PairNAS_cifar10_jpeg = Genotype(
     normal=(
         ("sep_conv_5x5", 0), ("dil_conv_3x3", 0), ("sep_conv_3x3", 0), ("dil_conv_3x3", 0),
@@ -323,6 +324,7 @@ PairNAS_cifar10_jpeg = Genotype(
     reduce_concat=(2, 3, 4, 5),
 )
 
+# Generation 5 of 8, after 3 moves.
 PairNAS_fashion_mnist = Genotype(
     normal=(
         ("sep_conv_5x5", 1), ("dil_conv_5x5", 1), ("sep_conv_5x5", 0), ("sep_conv_5x5", 0),
@@ -336,6 +338,7 @@ PairNAS_fashion_mnist = Genotype(
     reduce_concat=(2, 3, 4, 5),
 )
 
+# Generation 8 of 8, after 5 moves.
 PairNAS_digits = Genotype(
     normal=(
         ("max_pool_3x3", 0), ("max_pool_3x3", 0), ("skip_connect", 0), ("skip_connect", 0),

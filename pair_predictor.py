@@ -19,7 +19,7 @@ from predictor.kernel import Kernel
 from predictor.observations import Bend, Comparisons, Observations, observe
 from predictor.posterior import Posterior
 
-KEPT = 1000  # comparisons that the posterior is built from; the newest, where there are more
+KEPT = 500  # comparisons that the posterior is built from; the newest, where there are more
 GROWTH = 10  # the posterior is built anew after one new comparison for so many that it was built from,
 FITTED = 128  # with hyperparameters chosen on at most so many comparisons
 STEPS, FEWER = 25, 10  # of the search for hyperparameters, from the last ones where there is much data

@@ -12,6 +12,10 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARY = ".part"
 
@@ -42,6 +46,13 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2^63) for one purpose, e.g. `derive_seed(seed, "batches", generation, pair)`."""
     text = ":".join(str(part) for part in (seed, *purpose)).encode()
     return (zlib.crc32(text) << 31) ^ zlib.crc32(text[::-1])
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """The generator of one purpose: equal arguments give equal numbers, whatever was drawn elsewhere."""
+    import numpy as np  # here, as it would make --help wait
+
+    return np.random.default_rng(np.random.SeedSequence([seed, *purpose]))
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
     python visualize.py DARTS_V2                          # DARTS_V2_normal.svg, DARTS_V2_reduction.svg
     python visualize.py cell.json --format pdf --out img  # the same as PDF, in img/
     python visualize.py runs/digits                       # in the run folder: report.html, the winner's cells
+    python visualize.py runs/a runs/b runs/c              # comparison.html, here: searches, or trainings
 
 What this program wrote before is written again in its place; any other file that is in the way is refused,
 unless --overwrite is given. Where the program dot (graphviz) is not installed, SVG is drawn all the same; for
@@ -24,7 +25,7 @@ import genotypes
 import utils
 from common import flags
 from genotypes import AnyGenotype, CompleteCell, edges_of
-from pictures import plots, report, tables
+from pictures import comparison, looks, report, tables
 
 Format = Literal["svg", "png", "pdf"]
 MARK = "drawn by PairNAS visualize.py"  # inside every file written here: such a file may be replaced
@@ -39,6 +40,8 @@ class Config:
     arch: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARCH")]
     """name of a cell in genotypes.py, JSON file of a genotype, run folder of a search, or a cell of
     NAS-Bench-201 in its words: '|nor_conv_3x3~0|+|...|'"""
+    others: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
+    """further runs, to compare: all of them folders of searches, or all of trainings"""
     format: Format = "svg"
     """of the cells' pictures; png and pdf need the program dot"""
     out: str = ""
@@ -97,9 +100,9 @@ def cell_source(genotype: AnyGenotype, cell: str, title: str = "", dpi: int = 0)
             graph.node(str(node), shape="circle", width="0.36", fixedsize="true", **{"class": "state"})
         if operation == "none" and isinstance(genotype, CompleteCell):
             continue  # no edge
-        name, colour = f"edge{place}", plots.colour(operation)
-        looks = {"color": colour, "fillcolor": colour, "fontcolor": plots.ink_on(colour), "height": "0.26"}
-        graph.node(name, graphviz.escape(operation), **looks)
+        name, colour = f"edge{place}", looks.colour(operation)
+        box = {"color": colour, "fillcolor": colour, "fontcolor": looks.ink_on(colour), "height": "0.26"}
+        graph.node(name, graphviz.escape(operation), **box)
         graph.edge(str(source), f"{name}:w", color=colour, arrowhead="none")
         graph.edge(f"{name}:e", str(node), color=colour)
     graph.node("output", "cell k", **{"class": "state"})
@@ -224,6 +227,40 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
     return path
 
 
+def write_comparison(folders: list[Path], out: Path, *, overwrite: bool = False) -> Path:
+    """Write comparison.html of several searches, or several trainings, into `out`; returns its path.
+
+    ValueError where the folders are not all of one kind, one is damaged, or a comparison.html is there that
+    we did not write.
+    """
+    path = out / "comparison.html"
+    check_free([path], overwrite)
+    names = comparison.names(folders)
+    if all(tables.is_run(folder) for folder in folders):
+        searches = [tables.read_run(folder) for folder in folders]
+        runs = [comparison.of_search(name, run) for name, run in zip(names, searches, strict=True)]
+    elif all(tables.is_training(folder) for folder in folders):
+        trainings = [tables.read_training(folder) for folder in folders]
+        runs = [comparison.of_training(name, run) for name, run in zip(names, trainings, strict=True)]
+    else:
+        raise ValueError(
+            f"{', '.join(map(str, folders))}: several are compared where each is the folder of a search, or "
+            "each is that of a training with an epoch done"
+        )
+    cells = [
+        {} if run.cell is None
+        else {cell: render(cell_source(run.cell, cell)).decode() for cell in cells_in(run.cell)}
+        for run in runs
+    ]  # fmt: skip
+    try:
+        page = comparison.page(runs, cells) + f"<!-- {MARK} -->\n"
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{folders[0]} and others: their tables hold odd numbers ({error})") from None
+    _make_folder(out)
+    utils.write_atomically(path, page.encode(errors="backslashreplace"))
+    return path
+
+
 def main(config: Config) -> None:
     given = Path(config.arch)
     is_run = tables.is_run(given) and config.arch not in genotypes.names()
@@ -231,6 +268,14 @@ def main(config: Config) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is not a folder")
     name = "nasbench201" if config.arch.startswith("|") else given.stem
+    if config.others:
+        if config.format != "svg":
+            raise ValueError(f"--format {config.format}: no effect on a comparison, which is a page")
+        runs = [given, *map(Path, config.others)]
+        written = [write_comparison(runs, Path(config.out or "."), overwrite=config.overwrite)]
+        utils.say(f"wrote {written[0]}")
+        view(written, config)
+        return
     stem = folder / (given.resolve().name if given.is_dir() else name)
     if is_run:
         if (given / "genotype.json").is_file():  # before anything is written
@@ -242,7 +287,12 @@ def main(config: Config) -> None:
     else:
         cells = draw(genotypes.lookup(config.arch), stem, config.format, overwrite=config.overwrite)
         utils.say(f"wrote {', '.join(str(path) for path in cells)}")
-    for path in (written if is_run else cells) if config.view else []:
+    view(written if is_run else cells, config)
+
+
+def view(paths: list[Path], config: Config) -> None:
+    """Open files in the system's viewer, if --view asks for it."""
+    for path in paths if config.view else []:
         if not webbrowser.open(path.resolve().as_uri()):
             raise ValueError(f"--view: no viewer was found for {path}, which is written")
 

@@ -133,11 +133,11 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
         )
     run = train_dense.new_run(settings, model, scenes, tested)
     train_dense.start(run, settings, scenes, tested, name)
-    with run.folder.working("dense_backbone.py"):
-        train(run, settings, scenes)
-        found = costs(model, size) | evaluate(model, Scenes(tested.source), settings)
-        found |= {"seconds": sum(row["seconds"] for row in run.rows), "loss": run.rows[-1]["loss"]}
-        write_atomically(result, json.dumps(found, indent=1) + "\n")
+    train(run, settings, scenes)
+    found = costs(model, size) | evaluate(model, Scenes(tested.source), settings)
+    found |= {"seconds": sum(row["seconds"] for row in run.rows), "loss": run.rows[-1]["loss"]}
+    write_atomically(result, json.dumps(found, indent=1) + "\n")
+    run.folder.unlock()
     return found
 
 

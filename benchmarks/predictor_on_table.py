@@ -13,7 +13,6 @@ architectures.
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
+import draw
 import evidence
 import numpy as np
 from scipy.stats import kendalltau
@@ -132,26 +132,6 @@ def collect(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {"tau": evidence.spread([one["tau"] for one in found]), **calibration(claims, wins.astype(bool))}
 
 
-def draw(results: dict[str, dict[str, Any]], title: str) -> bytes:
-    """Reliability curves of the predictors that learned from pairs, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    for number, result in results.items():
-        points = np.array(result["reliability"])
-        axes.plot(points[:, 0], points[:, 1], marker="o", label=f"{number} pairs")
-    axes.set(xlabel="predicted probability", ylabel="share that won", title=title)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    plt.close(figure)
-    return picture.getvalue()
-
-
 def main(config: Config) -> None:
     """Measure every size in every way; print, write, draw."""
     problem = open_problem(config)
@@ -194,7 +174,7 @@ def main(config: Config) -> None:
         return
     record = {"table": problem.name, **results, **evidence.provenance(asdict(config))}
     write_atomically(config.json, json.dumps(record, indent=1) + "\n")
-    write_atomically(Path(config.json).with_suffix(".png"), draw(results["pairs"], problem.name))
+    write_atomically(Path(config.json).with_suffix(".png"), draw.draw([("predictor", record)], "png"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import mmap
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -60,13 +60,21 @@ def check_file(path: Path) -> None:
 def _check_names(pickled: io.BytesIO | mmap.mmap) -> None:
     """Raise ValueError where the pickle at this place names what is not allowed; move behind it.
 
-    Both kinds of bytes give at most what they hold, whatever length a pickle claims.
+    EOFError where it is no pickle. Both kinds of bytes give at most what they hold, whatever one claims.
     """
-    for operation, argument, _ in pickletools.genops(cast(IO[bytes], pickled)):
+    for operation, argument in _operations(pickled):
         known = operation.name != "GLOBAL" or ALLOWED.fullmatch(str(argument)) is not None
         if not known or operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"):
             name = str(argument).replace(" ", ".") if argument else operation.name
             raise ValueError(f"refused: it holds more than tensors and plain types ({name[:80]})")
+
+
+def _operations(pickled: io.BytesIO | mmap.mmap) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    try:
+        for operation, argument, _ in pickletools.genops(cast(IO[bytes], pickled)):
+            yield operation, argument
+    except (ValueError, OverflowError):  # in words of pickles, which say nothing to a user
+        raise EOFError from None
 
 
 def check_claims(state: Any, size: int) -> None:

@@ -52,6 +52,7 @@ class Backbone(nn.Module):
         self._frozen = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d) and freeze_norm]
         for norm in self._frozen:
             norm.requires_grad_(False)
+        self.network.count_norms(self._frozen)
         self.train(network.training)
 
     @torch.no_grad()
@@ -82,10 +83,13 @@ class Backbone(nn.Module):
 
 
 def output_strides(network: Network) -> list[int]:
-    """The stride of each of the network's outputs: both stems' and every cell's."""
+    """Strides of the network's outputs, both stems' and every cell's; ValueError for other cells."""
     strides = [max(1, network.stem_reduction // 2), network.stem_reduction]
     for cell in network.cells:
-        assert isinstance(cell, Cell)
+        if not isinstance(cell, Cell):
+            raise ValueError(
+                f"a backbone needs a network of normal and reduction cells, not of {type(cell).__name__}"
+            )
         strides.append(strides[-1] * (2 if cell.reduction else 1))
     return strides
 

@@ -1,105 +1,31 @@
-"""The look of every picture, and the plots of a search's tables as SVG for a page.
+"""The plots of a search's tables. Each function fills axes and says what it drew, or None for no plot."""
 
-One colour for an operation, in cells and in plots alike. Plots take their text colour from the page they
-stand in, so that they follow its light or dark theme. matplotlib is imported only when something is plotted.
-"""
-
-import io
-import re
-import zlib
-from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import numpy as np
 
 import utils
+from pictures.looks import CELLS, FIRST, INK, SECOND, Drawn, Hint, colour
 from pictures.tables import Row, numbers, trained
 
-# One hue for a kind of operation, a darker shade for a larger kernel; told apart under red-green blindness by
-# lightness: separable blue, dilated orange, pooling green, identity grey.
-COLOURS = {
-    "max_pool_3x3": "#00796B",
-    "avg_pool_3x3": "#6BC4B5",
-    "skip_connect": "#8A929C",
-    "sep_conv_3x3": "#5BA7F0",
-    "sep_conv_5x5": "#1F5FAD",
-    "sep_conv_7x7": "#123A6E",
-    "dil_conv_3x3": "#F4B042",
-    "dil_conv_5x5": "#C65D21",
-    "conv_7x1_1x7": "#8E5BB5",
-    "none": "#D0D5DB",
-    "nor_conv_1x1": "#B39DDB",
-    "nor_conv_3x3": "#5E35B1",
-}
-OTHERS = ("#D64550", "#A83E7D", "#7A6A00", "#E07BB0", "#4E7D2C", "#9C5A3C")  # for operations of your own
-CELLS = {"normal": "normal cells", "reduce": "reduction cells", "cell": "cells"}
-FIRST, SECOND = "#3B82D6", "#D9722E"  # two series: blue and orange, readable on white and on black
-INK = "#010203"  # in a plot this stands for the page's text colour: `inline` makes it currentColor
+BAR = {"capsize": 2.5, "elinewidth": 1.2}  # of intervals
 
 
-def colour(operation: str) -> str:
-    """The colour of an operation; of one that has none above, always the same one of `OTHERS`."""
-    return COLOURS.get(operation) or OTHERS[zlib.crc32(operation.encode()) % len(OTHERS)]
-
-
-def ink_on(colour: str) -> str:
-    """Black or white, whichever is easier to read on a #RRGGBB colour (relative luminance of WCAG 2)."""
-    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#FFFFFF"
-
-
-def inline(svg: str, prefix: str) -> str:
-    """An SVG file as an element of a page: no header, its identifiers made unique by a prefix, and its width
-    turned into the variable --width of its style, for the page to use.
-    """
-    svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'\s(xmlns(:xlink)?|xml:space)="[^"]*"', "", svg)
-    svg = re.sub(r" font-family: [^;\"]*;", "", svg)  # the page's own
-    svg = re.sub(r'<svg width="([\d.]+pt)" height="[^"]*"', r'<svg style="--width:\1"', svg, count=1)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
-    return re.sub(INK, "currentColor", svg, flags=re.IGNORECASE)
-
-
-def figure(name: str, fill: Callable[[Any], str | None]) -> str:
-    """A <figure> with inline SVG; `fill(axes)` fills it and returns the caption, or None for no figure."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "grid.color", "xtick.color", "ytick.color")
-    style: dict[Any, Any] = dict.fromkeys(inks, INK)
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15}
-    style |= {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 9}
-    style |= {"axes.axisbelow": True, "lines.linewidth": 1.8, "legend.frameon": False, "legend.fontsize": 8.5}
-    with matplotlib.rc_context(style):
-        canvas = Figure(figsize=(4.7, 3.0), layout="constrained")
-        axes = canvas.add_subplot()
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        caption = fill(axes)
-        if caption is None:
-            return ""
-        if axes.get_legend_handles_labels()[0]:
-            canvas.legend(loc="outside upper left", ncols=4, columnspacing=1.2, handlelength=1.4)
-        output = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.savefig(output, format="svg", transparent=True, metadata=nothing)
-    return f"<figure>{inline(output.getvalue(), name)}<figcaption>{escape(caption)}</figcaption></figure>"
+def counted(rows: list[Row]) -> np.ndarray:
+    """The generations of some rows, (rows,), from 1 as in the log."""
+    return numbers(rows, "generation") + 1
 
 
 def _lines(axes: Any, generations: list[Row], *lines: tuple[str, str, str, str], scale: float = 1) -> int:
     """Plots columns of generations.csv, each (column, label, dash, colour); returns how many had values."""
     drawn = 0
-    for column, label, dash, colour in lines:
+    for column, label, dash, hue in lines:
         values = numbers(generations, column) * scale
         values[~np.isfinite(values)] = np.nan
         if np.isfinite(values).any():
             marker = "o" if np.isfinite(values).sum() == 1 else ""  # a line of one point would not show
-            x = numbers(generations, "generation")
-            axes.plot(x, values, dash, color=colour, label=label, marker=marker, markersize=4)
+            x = counted(generations)
+            axes.plot(x, values, dash, color=hue, label=label, marker=marker, markersize=4)
             drawn += 1
     return drawn
 
@@ -109,10 +35,10 @@ def _generations_axis(axes: Any, generation: np.ndarray) -> None:
     axes.set(xlabel="generation", xlim=(np.nanmin(generation) - 0.5, np.nanmax(generation) + 0.5))
 
 
-def losses(axes: Any, history: list[Row], generations: list[Row]) -> str | None:
+def losses(axes: Any, history: list[Row], generations: list[Row]) -> Drawn | None:
     """Every trained candidate's loss, fast and slow learners apart, with the generations' mean and best."""
     rows = trained(history)
-    a, b, when = numbers(rows, "loss_a"), numbers(rows, "loss_b"), numbers(rows, "generation")
+    a, b, when = numbers(rows, "loss_a"), numbers(rows, "loss_b"), counted(rows)
     finite = np.concatenate([a, b])
     finite = finite[np.isfinite(finite)]
     if not finite.size:
@@ -122,92 +48,122 @@ def losses(axes: Any, history: list[Row], generations: list[Row]) -> str | None:
     ceiling = finite[finite <= high + 6 * max(high - low, 1e-9)].max()
     room = 0.05 * max(ceiling - finite.min(), 1e-3)
     axes.set_ylim(finite.min() - room, ceiling + 2 * room)
+    many = len(rows) > 3000  # drawn as pixels and without values, to keep the page small
     a_won = np.array([row["winner"] == "a" for row in rows], dtype=bool)
     sides = (("slow", np.where(a_won, b, a), SECOND, 0.12), ("fast", np.where(a_won, a, b), FIRST, -0.12))
-    beyond = 0
-    for label, loss, colour, shift in sides:
+    beyond, hints = 0, []
+    for label, loss, hue, shift in sides:
         out = ~(loss <= ceiling)  # NaN too
-        # Very many points are drawn as pixels, to keep the page small.
-        x, look = when + shift, {"color": colour, "rasterized": len(rows) > 3000}
+        x, look = when + shift, {"color": hue, "rasterized": many}
         axes.scatter(x[~out], loss[~out], s=10, alpha=0.6, linewidths=0, label=label, **look)
         edge = axes.get_xaxis_transform()
         axes.scatter(x[out], np.full(out.sum(), 0.98), marker="x", s=18, transform=edge, **look)
         beyond += int(out.sum())
+        for place, value, row in zip(x, loss, [] if many else rows, strict=not many):
+            text = f"{label} learner of pair {row['pair']} in generation {place - shift:.0f}: {value:.4g}"
+            hints.append(Hint(text, place, value if value <= ceiling else ceiling + 1.6 * room))
     _lines(axes, generations, ("mean_loss", "mean", "--", INK), ("best_loss", "best", "-", INK))
     _generations_axis(axes, when)
     axes.set(ylabel="validation loss")
     note = f" Not finite or far above the scale: {beyond} (crosses at the top)." if beyond else ""
-    return f"Loss of each trained candidate, as fast or slow learner of its pair.{note}"
+    return Drawn(f"Loss of each trained candidate, as fast or slow learner of its pair.{note}", hints)
 
 
-def diversity(axes: Any, generations: list[Row]) -> str | None:
-    """The population's diversity."""
+def diversity(axes: Any, generations: list[Row]) -> Drawn | None:
+    """The population's diversity; no plot where it never changed."""
+    values = numbers(generations, "diversity")
+    if len(values) > 1 and (values == values[0]).all():
+        return None
     if not _lines(axes, generations, ("diversity", "", "-", FIRST)):
         return None
-    _generations_axis(axes, numbers(generations, "generation"))
+    when = counted(generations)
+    _generations_axis(axes, when)
     axes.set(ylabel="diversity")
     axes.set_ylim(bottom=0)
-    return "Diversity of the population. Near zero, all cells are alike and the search has settled."
+    hints = [
+        Hint(f"generation {place:.0f}: diversity {value:.3f}", place, value)
+        for place, value in zip(when, values, strict=True)
+        if np.isfinite(value)
+    ]
+    return Drawn(
+        "Diversity of the population. Near zero, all cells are alike and the search has settled.", hints
+    )
 
 
-def counted(generations: list[Row], cell: str) -> list[str]:
-    """The operations whose numbers generations.csv has for one kind of `CELLS`."""
+def counted_operations(generations: list[Row], cell: str) -> list[str]:
+    """The operations whose numbers generations.csv has for one kind of `looks.CELLS`."""
     columns = generations[0] if generations else ()
     return [column.removeprefix(f"{cell}_") for column in columns if column.startswith(f"{cell}_")]
 
 
-def operations(axes: Any, generations: list[Row], cell: str) -> str | None:
-    """Edges of the population per operation, stacked, for one kind of `CELLS`."""
-    counts = {name: numbers(generations, f"{cell}_{name}") for name in counted(generations, cell)}
+def operations(axes: Any, generations: list[Row], cell: str) -> Drawn | None:
+    """Edges of the population per operation, stacked, for one kind of `looks.CELLS`."""
+    counts = {name: numbers(generations, f"{cell}_{name}") for name in counted_operations(generations, cell)}
     if not any(np.isfinite(count).any() for count in counts.values()):
         return None
     # Each generation is a step one unit wide, so that a single one shows too.
-    generation = numbers(generations, "generation")
-    x = np.repeat(generation, 2) + np.tile((-0.5, 0.5), len(generation))
-    below = np.zeros(len(x))
+    when, hints = counted(generations), []
+    below = np.zeros(len(when))
     for name, count in counts.items():
-        top = below + np.repeat(np.nan_to_num(count), 2)
-        axes.fill_between(x, below, top, color=colour(name), linewidth=0)
+        top = below + np.nan_to_num(count)
+        edges = (np.repeat(values, 2) for values in (below, top))
+        x = np.repeat(when, 2) + np.tile((-0.5, 0.5), len(when))
+        axes.fill_between(x, *edges, color=colour(name), linewidth=0)
+        for place, low, high in zip(when, below, top, strict=True):
+            text = f"generation {place:.0f}: {name} on {high - low:.0f} edges"
+            hints += [Hint(text, place - 0.5, low, place + 0.5, high)] if high > low else []
         below = top
-    _generations_axis(axes, generation)
+    _generations_axis(axes, when)
     axes.set(ylabel="edges in the population", ylim=(0, max(below.max(), 1)))
     axes.grid(False)
-    return f"Operations in the {CELLS[cell]}."
+    return Drawn(f"Operations in the {CELLS[cell]}.", hints)
 
 
-def decisions(axes: Any, history: list[Row], generations: list[Row]) -> str | None:
-    """What the predictor decided alone, and how often it was right where it was checked."""
+def decisions(axes: Any, history: list[Row], generations: list[Row]) -> Drawn | None:
+    """What the predictor decided alone, and how often it was right where it was checked.
+
+    No plot where it never was sure of a pair: the line would be flat.
+    """
     if not np.isfinite(numbers(history, "probability")).any():  # it has not said anything, or there is none
         return None
-    share = ("predicted_share", "decided by the predictor", "-", FIRST)
-    if not _lines(axes, generations, share, scale=100):
+    shares, audits = numbers(generations, "predicted_share"), numbers(generations, "audits")
+    if not (shares > 0).any() and not (audits > 0).any():
         return None
-    audits, right = numbers(generations, "audits"), numbers(generations, "audit_accuracy")
-    known = np.isfinite(right) & (audits > 0)
-    generation = numbers(generations, "generation")
-    _generations_axis(axes, generation)
-    audits, right = audits[known], right[known]
+    if not _lines(axes, generations, ("predicted_share", "decided by the predictor", "-", FIRST), scale=100):
+        return None
+    right, when = numbers(generations, "audit_accuracy"), counted(generations)
+    _generations_axis(axes, when)
     axes.set(ylabel="%", ylim=(-4, 104))
-    total = int(audits.sum())
-    if not total:
-        return (
-            "Share of the pairs that the predictor decided without training. No such pair was audited so far."
-        )
-    axes.scatter(
-        generation[known],
-        100 * right,
-        s=12 * audits,
-        color=SECOND,
-        alpha=0.8,
-        lw=0,
-        label="right when audited",
+    hints = [
+        Hint(f"generation {place:.0f}: {share:.0%} decided by the predictor", place, 100 * share)
+        for place, share in zip(when, shares, strict=True)
+        if np.isfinite(share)
+    ]
+    known = np.isfinite(right) & (audits > 0)
+    if (right[known] > 1).any() or np.isinf(audits).any():
+        raise ValueError("audits that cannot be")
+    audits, right, when = audits[known], right[known], when[known]
+    if known.any():
+        look = {"color": SECOND, "alpha": 0.8, "lw": 0, "label": "right when audited"}
+        axes.scatter(when, 100 * right, s=12 * audits, **look)
+        hints += [
+            Hint(f"generation {place:.0f}: right in {share:.0%} of {count:.0f} audits", place, 100 * share)
+            for place, share, count in zip(when, right, audits, strict=True)
+        ]
+    return Drawn(
+        "Share of the pairs decided without training, and how often the predictor was right where such a "
+        "pair was trained all the same (audited). Larger dots: more audits.",
+        hints,
     )
-    accuracy = float((audits * right).sum() / total)
-    low, high = utils.wilson(accuracy, total)
-    return (
-        "Share of the pairs decided without training, and how often the predictor was right when audited: "
-        f"{accuracy:.0%} of {total} (95% interval {low:.0%} to {high:.0%}). Larger dots: more audits."
-    )
+
+
+def foretold(history: list[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs that have a probability and a trained outcome: P(a beats b), and whether a won, (pairs,)."""
+    rows = [row for row in trained(history) if row["winner"] in ("a", "b")]
+    probability = numbers(rows, "probability")
+    known = (probability >= 0) & (probability <= 1)
+    a_won = np.array([row["winner"] == "a" for row in rows], dtype=bool)
+    return probability[known], a_won[known]
 
 
 def reliability(probability: np.ndarray, a_won: np.ndarray, bins: int = 5) -> tuple[np.ndarray, float, float]:
@@ -233,25 +189,27 @@ def reliability(probability: np.ndarray, a_won: np.ndarray, bins: int = 5) -> tu
     return np.stack([count, *means], axis=1), error(correct), float(chance)
 
 
-def calibration(axes: Any, history: list[Row]) -> str | None:
+def calibration(axes: Any, history: list[Row]) -> Drawn | None:
     """A reliability diagram over the pairs that have both a probability and a trained outcome."""
-    rows = [row for row in trained(history) if row["winner"] in ("a", "b")]
-    probability = numbers(rows, "probability")
-    known = (probability >= 0) & (probability <= 1)
-    if not known.any():
+    probability, a_won = foretold(history)
+    if not probability.size:
         return None
-    a_won = np.array([row["winner"] == "a" for row in rows], dtype=bool)[known]
-    bins, error, chance = reliability(probability[known], a_won)
+    bins, error, chance = reliability(probability, a_won)
     axes.plot((50, 100), (50, 100), ":", color=INK, linewidth=1.2, label="perfect")
+    hints = []
     for count, confidence, share in bins[bins[:, 0] > 0]:
         low, high = utils.wilson(share, int(count))
-        axes.plot((100 * confidence,) * 2, (100 * low, 100 * high), color=FIRST, linewidth=1.2, alpha=0.7)
-        axes.plot(100 * confidence, 100 * share, "o", color=FIRST, markersize=5)
-        axes.text(100 * confidence, 3, f"{int(count)}", ha="center", fontsize=8)
+        x, y, limits = 100 * confidence, 100 * share, (100 * low, 100 * high)
+        axes.errorbar(x, y, [[y - limits[0]], [limits[1] - y]], fmt="o", color=FIRST, markersize=5, **BAR)
+        axes.text(x, 3, f"{int(count)}", ha="center", fontsize=8)
+        interval = f"95% interval {low:.0%} to {high:.0%}"
+        text = f"predicted {confidence:.0%}, won {share:.0%} of {int(count)} pairs ({interval})"
+        hints.append(Hint(text, x, limits[0], x, limits[1]))
     axes.set(xlabel="predicted probability of the favoured cell, %", ylabel="how often it won, %")
     axes.set(xlim=(48.5, 101.5), ylim=(0, 104))
-    return (
-        f"Calibration over {int(known.sum())} trained pairs; at the bottom, the pairs behind each point; "
+    return Drawn(
+        f"Calibration over {probability.size} trained pairs; at the bottom, the pairs behind each point; "
         f"bars: 95% intervals. Expected calibration error {error:.3f}; perfect probabilities would show "
-        f"about {chance:.3f} with as few pairs."
+        f"about {chance:.3f} with as few pairs.",
+        hints,
     )

@@ -1,5 +1,6 @@
 """What the folder of a search says, at any moment of the search: its settings, and its tables as they are."""
 
+import ast
 import csv
 import io
 import json
@@ -17,21 +18,29 @@ from genotypes import AnyGenotype
 
 Row = dict[str, str]  # of a table: texts by column
 TABLES = {  # with the columns that each must have
-    "history": ("generation", "loss_a", "loss_b", "winner", "decided_by"),
+    "history": (
+        *("generation", "pair", "genotype_a", "genotype_b"),
+        *("loss_a", "loss_b", "winner", "decided_by"),
+    ),
     "generations": ("generation", "diversity"),
     "finalists": ("rank", "genotype"),
+    "baseline": ("genotype", "loss", "error", "test_error"),
 }
 
 
 @dataclass
 class RecordedRun:
-    """What a run folder says. `cell` is the winner or, before it is chosen, the last generation's best."""
+    """What a run folder says. `cell` is the winner or, before it is chosen, the last generation's best.
+
+    `baseline` are random cells that were trained as the finalists were, where the search did that.
+    """
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
     generations: list[Row] = field(default_factory=list)
     finalists: list[Row] = field(default_factory=list)
+    baseline: list[Row] = field(default_factory=list)
     cell: AnyGenotype | None = None
     images: int | None = None  # that train and compare, as far as that is known
     finished: bool = False
@@ -48,6 +57,44 @@ def is_run(folder: Path) -> bool:
         return False
 
 
+@dataclass
+class RecordedTraining:
+    """What the folder of a training says, finished or not; numbers that are not known yet are NaN."""
+
+    folder: Path
+    config: dict[str, Any]
+    epochs: list[Row]
+    cell: AnyGenotype | None = None
+    test_error: float = math.nan
+    parameters: float = math.nan
+    multiply_adds: float = math.nan
+
+
+def is_training(folder: Path) -> bool:
+    """Whether this is the folder of a training that has done an epoch."""
+    return (folder / "epochs.csv").is_file()
+
+
+def read_training(folder: Path) -> RecordedTraining:
+    """Read a training; its card says what it became. ValueError names the file that is damaged."""
+    rows, _ = _read_table(folder / "epochs.csv", ("epoch", "loss", "error"))
+    config, card = (
+        _read_object(file) if file.is_file() else {}
+        for file in (folder / "config.json", folder / "card.json")
+    )
+    run = RecordedTraining(folder, config or card.get("recipe", {}), rows)
+    try:
+        if card:
+            run.cell = genotypes.from_dict(card["network"]["genotype"])
+            run.test_error = float(card["result"].get("test_error", math.nan))
+            run.parameters, run.multiply_adds = float(card["parameters"]), float(card["multiply_adds"])
+        elif "arch" in run.config:
+            run.cell = genotypes.lookup(run.config["arch"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'card.json'}: not the card of a network ({error})") from None
+    return run
+
+
 def read_run(folder: Path) -> RecordedRun:
     """Read a run, finished or not. ValueError names the file that is missing, damaged or no search's."""
     if not is_run(folder):
@@ -61,12 +108,7 @@ def read_run(folder: Path) -> RecordedRun:
         run.incomplete += cut
     settings = folder / "config.json"
     if settings.is_file():
-        try:
-            run.config = json.loads(settings.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{settings}: no valid JSON ({error})") from None
-        if not isinstance(run.config, dict):
-            raise ValueError(f"{settings}: not an object of settings")
+        run.config = _read_object(settings)
     run.images = _count_images(folder / "log.txt")
     run.finished = (folder / "genotype.json").is_file()
     run.cell = genotypes.lookup(folder) if run.finished else _leader(run.history)
@@ -81,6 +123,17 @@ def _count_images(log: Path) -> int | None:
     except OSError:
         return None
     return sum(map(int, counts.groups())) if counts else None
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON file of settings. ValueError names a file that is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: no valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: not an object of settings")
+    return found
 
 
 def _read_table(path: Path, needed: Iterable[str]) -> tuple[list[Row], int]:
@@ -129,3 +182,16 @@ def numbers(rows: list[Row], column: str) -> np.ndarray:
 def trained(history: list[Row]) -> list[Row]:
     """The comparisons whose two networks were trained, not decided by the predictor alone."""
     return [row for row in history if row["decided_by"] != "predictor"]
+
+
+def defaults(script: str) -> dict[str, Any]:
+    """The default of each flag of a script, read off its source: importing it takes seconds."""
+    source = Path(__file__).parent.with_name(script).read_text(encoding="utf-8")
+    config = next(
+        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Config"
+    )
+    return {
+        node.target.id: ast.literal_eval(node.value)
+        for node in config.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }

@@ -13,7 +13,7 @@ from common.words import Progress, counted, in_millions
 from genotypes import AnyGenotype
 from images import sets
 from model import Network
-from pictures import report
+from pictures import ancestry, report
 from search.candidates import Job, Task, compare, train_all
 from search.record import Finalist, baseline_in_words
 from search.run import SearchRun
@@ -135,14 +135,16 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         "test_images": len(tested.correct),
     }
     recipe = dataclasses.asdict(run.config)
-    state = card.describe_network(network, images=images, recipe=recipe, result=result)
+    cell = genotypes.to_json(best.genotype)
+    found = ancestry.description(run.record.history, cell, recipe)
+    state = card.describe_network(network, images=images, recipe=recipe, result=result) | {"found": found}
     checkpoint.save(folder.path / "model.pt", state)
     folder.write_table("finalists.csv", table(run, tested.error))
     folder.write_table("baseline.csv", run.record.baseline)
-    cell = genotypes.to_json(best.genotype)
     write_atomically(folder.path / "genotype.json", cell + "\n")
     parameters, multiply_adds = run.full_size(best.genotype)
     log.info(f"winner: {cell}")
+    log.info(f"  where it came from: {found['origin']} (of {run.config.generations} generations)")
     log.info(
         f"  trained from scratch: validation error {best.trained.error:.2%}, test error {tested.error:.2%}"
     )
@@ -167,7 +169,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
 
     `test_error` is the winner's: no other finalist sees the test images.
     """
-    finalists = run.record.finalists
+    finalists, settings = run.record.finalists, dataclasses.asdict(run.config)
     best = winner(finalists)
     rows: list[dict[str, Any]] = []
     for finalist in sorted(finalists, key=lambda one: (not one.trained.finite, one.score)):
@@ -178,7 +180,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
             {
                 "rank": len(rows) + 1,
                 "genotype": cell,
-                "origin": run.record.origin(cell),
+                "origin": ancestry.origin(run.record.history, cell, settings),
                 "loss": finalist.trained.loss,
                 "error": finalist.trained.error,
                 "training_loss": finalist.trained.training_loss,

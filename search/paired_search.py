@@ -18,8 +18,9 @@ from encoding import Architecture, ChoiceSpace, Integers, Reals
 from pair_predictor import PairPredictor
 from search.evaluated import Evaluated
 from search.screening import promising
-from search.slow_fast import SlowFast, generator
+from search.slow_fast import SlowFast
 from search.trust import Trust
+from utils import generator
 
 STRATEGIES = ("slow_fast", "random")
 SCREEN, AUDIT, FRESH = range(100, 103)  # what a random number is for; SlowFast has the small ones

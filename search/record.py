@@ -95,13 +95,6 @@ class Record:
         self.generations.append(row)
         return row
 
-    def origin(self, cell: str) -> str:
-        """Where a finalist (as JSON) comes from: "trained", or the "last population", not yet trained."""
-        tried = {
-            row[f"genotype_{side}"] for row in self.history for side in "ab" if row[f"loss_{side}"] != ""
-        }
-        return "trained" if cell in tried else "last population"
-
     def best_loss(self) -> float:
         """The lowest validation loss of a candidate so far; infinite before the first."""
         return min(filter(math.isfinite, losses(self.history)), default=math.inf)

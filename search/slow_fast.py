@@ -11,13 +11,9 @@ from typing import Any
 import numpy as np
 
 from encoding import ChoiceSpace, Reals
+from utils import generator
 
 PAIRING, MOVE, RESTART, START = range(4)  # what a random number is for
-
-
-def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """The generator of one purpose: equal arguments give equal numbers, whatever was drawn elsewhere."""
-    return np.random.default_rng(np.random.SeedSequence([seed, *purpose]))
 
 
 class SlowFast:

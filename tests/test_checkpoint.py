@@ -122,6 +122,19 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch, failure: Exc
     assert found[0]["generation"] == 1
 
 
+def test_a_drive_that_fails_says_nothing_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for generation in range(2):
+        checkpoint.save(path, STATE | {"generation": generation}, keep_previous=True)
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", fail)
+    with pytest.raises(OSError, match=r"checkpoint\.pt: cannot be read: Input/output error"):
+        checkpoint.load_newest(path, "search")
+
+
 def test_compressed_entries_are_refused_unread(tmp_path: Path) -> None:
     plain, bomb = tmp_path / "plain.pt", tmp_path / "bomb.pt"
     checkpoint.save(plain, {"kind": "network", "zeros": torch.zeros(10**6)})

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from images import large
 from images.large import LargeImages
 
 CPU = torch.device("cpu")
@@ -170,3 +171,12 @@ def test_a_worker_that_hangs_is_named_and_ended(tree, monkeypatch):
         epoch(LargeImages(tree, 16, training=True), workers=1)
     assert time.monotonic() - begin < 60
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_was_told_to_stop_stops_the_program():
+    def batches():
+        yield 1
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Terminated. ")
+
+    with pytest.raises(KeyboardInterrupt):
+        list(large._named_by_flag(batches(), 2))

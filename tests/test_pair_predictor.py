@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+import pair_predictor
 from encoding import CellSpace, Features
 from genotypes import Genotype
 from pair_predictor import PairPredictor
@@ -276,7 +277,11 @@ def test_it_grows_by_single_comparisons_as_if_it_had_been_built_with_all_of_them
     np.testing.assert_allclose(grown, whole.beats(*rows), atol=1e-9)
 
 
-def test_it_resumes_exactly_wherever_it_was_saved():
+@pytest.mark.parametrize(("kept", "fitted"), [(500, 128), (15, 10)])
+def test_it_resumes_exactly_wherever_it_was_saved(monkeypatch, kept, fitted):
+    """Where all comparisons count, and where only the last ones do."""
+    monkeypatch.setattr(pair_predictor, "KEPT", kept)
+    monkeypatch.setattr(pair_predictor, "FITTED", fitted)
     world = World(9)
     told = [(world.architecture(), world.architecture()) for _ in range(60)]
 
@@ -287,7 +292,9 @@ def test_it_resumes_exactly_wherever_it_was_saved():
             answers.append(predictor.probability((0,) * 6, (1,) * 6))
         return answers
 
-    expected = grow(PairPredictor(space=SPACE), told)
+    whole = PairPredictor(space=SPACE)
+    expected = grow(whole, told)
+    assert len(whole.posterior().seen) <= 2 * (kept + kept // 10 + 1)
     for saved in (1, 2, 3, 17, 18, 43, 44, 45, 46):
         first, second = PairPredictor(space=SPACE), PairPredictor(space=SPACE)
         grow(first, told[:saved])

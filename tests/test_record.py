@@ -84,11 +84,3 @@ def test_the_log_loss_is_that_of_probabilities_which_an_outcome_tested() -> None
 
 def test_the_best_loss_before_any_is_infinite() -> None:
     assert Record().best_loss() == math.inf
-
-
-def test_where_a_finalist_comes_from() -> None:
-    record = Record()
-    record.add(comparison(0, "training", None), Outcome(1.0, 2.0, -1.0, 0.1), "a", 2, 1.0)
-    record.add(comparison(1, "predictor", 0.99), None, "a", 0, 0.0)
-    assert record.origin(to_json(random_cell(1))) == "trained"
-    assert record.origin(to_json(random_cell(2))) == "last population"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_cell
+from conftest import ROOT, random_cell
 
 import genotypes
 import train
 import visualize
 from common.flags import parse
 from genotypes import PRIMITIVES
-from pictures import plots, report, tables
+from pictures import looks, plots, report, tables, words
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +186,7 @@ def test_report_of_a_finished_run(finished_run: Path) -> None:
     drawn = page.text[page.text.index("Normal cell") : page.text.index("Genotype")]
     assert all(operation in drawn for operation, _ in winner["normal"] + winner["reduce"])
     assert json.dumps(winner, separators=(",", ":")) in page.text
-    assert plots.INK not in page.source
+    assert looks.INK not in page.source
     assert "8 min 00 s" in page.text  # 12 generations of 40 s
 
 
@@ -360,11 +360,11 @@ def test_perfect_probabilities_show_the_error_of_chance() -> None:
     ],
 )
 def test_short(value: float, text: str) -> None:
-    assert report.short(value) == text
+    assert words.short(value) == text
 
 
 def test_duration() -> None:
-    assert [report.duration(s) for s in (41.6, 200, 7500)] == ["42 s", "3 min 20 s", "2 h 05 min"]
+    assert [words.duration(s) for s in (41.6, 200, 7500)] == ["42 s", "3 min 20 s", "2 h 05 min"]
 
 
 def given(arch: str, **settings: object) -> train.Config:
@@ -401,3 +401,78 @@ def test_the_reports_command_has_a_batch_that_the_images_fill(
     page = report.page(tables.read_run(run), {})
     (command,) = re.findall(r"<code>python (train\.py [^<]*)</code>", page)
     assert parse(train.Config, shlex.split(command)[1:]).batch_size == batch_size
+
+
+RECORDED = ROOT / "benchmarks" / "records" / "2026-11-24-search-digits"
+
+
+def test_the_report_of_the_recorded_search_tells_its_story(tmp_path: Path) -> None:
+    page = Page(visualize.write_report(RECORDED, tmp_path))
+    for text in (
+        "winner met first ingeneration 8, after 5 moves",
+        "9 kept, 4 of the faster one, 3 new",
+        "Its favourites won 45% of 47 trained pairs (95% interval 31% to 59%): no better than a coin here.",
+        "It decided no pair without training.",
+        "generation 8: diversity 0.389",
+        "slow learner of pair 0 in generation 1: ",
+    ):
+        assert text in page.text, text
+    assert "generation 0" not in page.text
+    assert 'id="decisions-' not in page.source  # a flat line says nothing
+    first, rest = page.text.partition("Settings")[2].split(" at their defaults")
+    assert "pop_size12" in first
+    assert "pop_size" not in rest
+    assert "momentum0.9" in rest
+
+
+def test_the_verdict_on_the_predictor(tmp_path: Path) -> None:
+    run = tables.read_run(make_run(tmp_path / "run", generations=1, finished=False))
+    row = next(row for row in run.history if row["decided_by"] != "predictor")
+    good, bad = (row | {"probability": p, "winner": "a", "decided_by": "training"} for p in ("0.9", "0.2"))
+    audited = good | {"decided_by": "audit"}
+    for rows, text in (
+        (
+            [good] * 20 + [audited] * 10,
+            "won 100% of 30 trained pairs (95% interval 89% to 100%): better than a",
+        ),
+        ([bad] * 30, "won 0% of 30 trained pairs (95% interval 0% to 11%): worse than a coin"),
+        (
+            [good] * 5 + [bad] * 5,
+            "won 50% of 10 trained pairs (95% interval 24% to 76%): no better than a coin",
+        ),
+        (
+            [audited, good | {"decided_by": "predictor"}],
+            "decided 1 of 2 pairs without training, and was right ",
+        ),
+        ([row | {"probability": ""}], "No prediction was made so far"),
+    ):
+        run.history = rows
+        assert text in words.verdict(run)
+
+
+def test_random_cells_stand_beside_the_winner(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", generations=1)
+    assert "random cells" not in Page(visualize.write_report(run)).text
+    rows = [
+        {"genotype": genotypes.to_json(random_cell(seed)), "loss": 0.5, "error": 0.1, "test_error": error}
+        for seed, error in enumerate((0.0500, 0.0700, 0.0900))
+    ]
+    write_csv(run / "baseline.csv", rows)
+    text = Page(visualize.write_report(run)).text
+    assert "random cells beside it7.00% ± 2.00% (n 3)" in text
+    assert "The winner's test error, 6.25%, is below that of 2 of 3 random cells" in text
+    assert text.count("random cell") - text.count("random cells") == 3
+    (run / "baseline.csv").write_text("genotype,loss\n")
+    with pytest.raises(
+        ValueError, match=r"baseline\.csv: not a table of a search: it lacks the column error"
+    ):
+        visualize.write_report(run)
+
+
+def test_tiles_stand_in_whole_rows(tmp_path: Path) -> None:
+    for finished, columns, count in ((True, 3, 9), (False, 4, 4)):
+        run = make_run(tmp_path / str(finished), generations=1, finished=finished)
+        facts = re.search(r'<dl class="facts".*?</dl>', visualize.write_report(run).read_text(), re.DOTALL)
+        assert facts is not None
+        assert f"--columns:{columns}" in facts.group()
+        assert facts.group().count("<dt>") == count

@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from common import run_folder
+from common import checkpoint, run_folder
 from common.run_folder import RunFolder
 
 
@@ -55,6 +56,36 @@ def test_what_a_killed_program_left_is_swept_away(tmp_path: Path) -> None:
     (folder.path / ".history.csv.abc.part").write_text("half a f")
     folder.lock()
     assert [path.name for path in folder.path.iterdir()] == ["config.json"]
+
+
+def test_a_damaged_checkpoint_is_renamed_and_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for number in range(2):
+        folder.checkpoint.write_text(f"damaged {number}")
+        checkpoint.previous(folder.checkpoint).write_text(f"good {number}")
+        kept = tmp_path / f"checkpoint.damaged{number + 1}.pt"
+        assert folder.fall_back("bad") == f"bad; the damaged file is kept as {kept}"
+        assert kept.read_text() == f"damaged {number}"
+        assert folder.checkpoint.read_text() == f"good {number}"
+    folder.checkpoint.rename(checkpoint.previous(folder.checkpoint))  # killed between the two renamings
+    assert folder.fall_back("bad") == "bad"
+    assert folder.checkpoint.read_text() == "good 1"
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> Stopped:
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder, "datetime", Stopped)
+    names = []
+    for _ in range(3):
+        names.append(run_folder.new_name("digits"))
+        Path(names[-1]).mkdir(parents=True)
+    first = "runs/digits-20260102-030405"
+    assert names == [first, f"{first}-2", f"{first}-3"]
 
 
 def test_a_table_keeps_every_digit(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from encoding import CellSpace, ChoiceSpace
-from search.slow_fast import MOVE, SlowFast, generator
+from search.slow_fast import MOVE, SlowFast
+from utils import generator
 
 LINE = ChoiceSpace([100, 100, 100])
 

@@ -476,6 +476,31 @@ def test_settings_that_were_edited_are_one_line(run, unfinished):
     assert len(err) < 500
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"epoch": "1"}, {"steps": -1}, {"seconds": None}, {"processes": 1.5}, {"rows": [{}]}),
+        *({"sums": [1.0]}, {"network": 3}, {"optimizer": {"state": {}}}),
+    ],
+)
+def test_a_checkpoint_that_holds_something_else_is_one_line(run, unfinished, changed):
+    state = checkpoint.load(unfinished / "checkpoint.pt")
+    checkpoint.save(unfinished / "checkpoint.pt", state | changed)
+    code, _, err = run("--resume", unfinished)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "checkpoint.pt: does not fit the settings of its run" in err
+
+
+def test_momenta_of_another_network_are_refused(run, unfinished):
+    state = checkpoint.load(unfinished / "checkpoint.pt")
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
+    checkpoint.save(unfinished / "checkpoint.pt", state)
+    code, _, err = run("--resume", unfinished)
+    assert code == 2
+    assert "the optimiser's state is of another network" in err
+
+
 def test_a_damaged_checkpoint_does_not_push_out_the_good_one(run, finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "model.pt").unlink()

@@ -91,20 +91,28 @@ def test_the_next_steps_take_the_winner(run, finished_run: Path, tmp_path: Path)
     flags = "--set digits --init_channels 2 --layers 1 --batch_size 721 --epochs 1 --device cpu"
     code, _, err = run(train, flags, "--arch", finished_run, "--save", tmp_path / "trained")
     assert code == 0, err
-    trained = checkpoint.load(tmp_path / "trained" / "model.pt", "network")["network"]
-    assert genotypes.from_dict(trained["genotype"]) == genotypes.lookup(finished_run)
+    trained = checkpoint.load(tmp_path / "trained" / "model.pt", "network")
+    assert genotypes.from_dict(trained["network"]["genotype"]) == genotypes.lookup(finished_run)
+    found = checkpoint.load(finished_run / "model.pt", "network")["found"]
+    assert trained["found"] == {"search": finished_run.name} | found
+    assert json.loads((tmp_path / "trained" / "card.json").read_text())["found"] == trained["found"]
 
 
 def test_the_report_shows_the_finalists_and_every_plot(finished_run: Path) -> None:
     page = Page(finished_run / "report.html")
-    titles = "The winner|Finalists|Course of the search|Operations in the population|Predictor|Settings"
+    titles = "The winner|Where the winner came from|Finalists|Course of the search"
+    titles += "|Operations in the population|Predictor|Settings"
     assert re.findall(r"<h2>(.*?)</h2>", page.source) == titles.split("|")
-    plots = ("losses", "diversity", "normal-counts", "reduce-counts", "decisions", "calibration")
+    plots = ("losses", "diversity", "normal-counts", "reduce-counts", "calibration")
     assert all(f'id="{plot}-' in page.source for plot in plots)
     assert page.source.count("<svg") == 2 + len(plots)
     winner, *others = rows(finished_run / "finalists.csv")
     for row in (winner, *others):
-        assert f"{row['origin']}{float(row['loss']):.4g}{float(row['error']):.2%}" in page.text
+        assert f"{float(row['loss']):.4g}{float(row['error']):.2%}" in page.text
+        assert row["origin"] in page.text
+    found = checkpoint.load(finished_run / "model.pt", "network")["found"]
+    assert found["origin"] == winner["origin"]
+    assert f"where it came from: {winner['origin']} (of " in (finished_run / "log.txt").read_text()
     assert f"winner's test error{float(winner['test_error']):.2%}" in page.text
     assert winner["genotype"] in page.text
 
@@ -216,7 +224,7 @@ def test_killed_while_it_writes_it_gives_the_same(program: Program, finished_run
     assert results(run) == results(finished_run)
 
 
-@pytest.mark.parametrize("moment", ["generation 1/3", "train from scratch"])
+@pytest.mark.parametrize("moment", ["generation 1/3", "from scratch for"])
 def test_ctrl_c_says_how_to_go_on(program: Program, finished_run: Path, moment: str) -> None:
     run = program.folder / f"interrupted_{moment.replace(' ', '_')}"
     log = run / "log.txt"
@@ -402,7 +410,7 @@ def test_divergence_is_survived_and_logged(program: Program) -> None:
     assert code == 2
     assert "--learning_rate" in one_line(err)
     state = checkpoint.load(program.folder / "diverged" / "checkpoint.pt", "search")
-    assert all(torch.isfinite(tensor).all() for tensor in state["weights"].values())
+    assert all(torch.isfinite(part["values"]).all() for part in state["weights"].values())
     history = rows(program.folder / "diverged" / "history.csv")
     assert {row["winner"] for row in history} == {""}
 

@@ -16,7 +16,7 @@ from test_report import make_run
 
 import genotypes
 import visualize
-from pictures import plots
+from pictures import looks
 
 DOT = shutil.which("dot")
 
@@ -79,12 +79,12 @@ def test_boxes_of_a_cell_are_inside_and_do_not_overlap() -> None:
 
 
 def test_the_same_colour_in_cells_and_plots() -> None:
-    assert set(plots.COLOURS) == set(genotypes.OPERATIONS)
-    assert len(set(plots.COLOURS.values())) == len(plots.COLOURS)
+    assert set(looks.COLOURS) == set(genotypes.OPERATIONS)
+    assert len(set(looks.COLOURS.values())) == len(looks.COLOURS)
     source = visualize.cell_source(genotypes.RelativeNAS, "normal")
-    assert f'dil_conv_5x5 color="{plots.COLOURS["dil_conv_5x5"]}"' in source.replace("label=", "")
-    assert plots.ink_on("#FFFFFF") == "#000000"
-    assert plots.ink_on("#123A6E") == "#FFFFFF"
+    assert f'dil_conv_5x5 color="{looks.COLOURS["dil_conv_5x5"]}"' in source.replace("label=", "")
+    assert looks.ink_on("#FFFFFF") == "#000000"
+    assert looks.ink_on("#123A6E") == "#FFFFFF"
 
 
 def test_draw_writes_two_files_and_replaces_only_its_own(tmp_path: Path) -> None:

@@ -104,7 +104,10 @@ def test_weights_of_something_else_are_refused(tmp_path, content, flags, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("claim", [{"C": 2**20}, {"layers": 10**7}, {"num_classes": 10**9}])
+@pytest.mark.parametrize(
+    "claim",
+    [{"C": 2**20}, {"layers": 10**7}, {"num_classes": 10**9}, {"image_size": 10**6}],
+)
 def test_a_file_that_claims_a_huge_network_is_refused_before_anything_is_allocated(claim):
     real = network()
     facts = {"C": 2, "num_classes": 3, "layers": 2, "genotype": real.genotype, "in_channels": 1}

@@ -18,6 +18,7 @@ import genotypes
 from common import checkpoint, distributed
 from common.flags import PLACES
 from model import Network, count
+from pictures import ancestry, tables
 from training.run import TrainingRun
 from utils import write_atomically
 
@@ -112,6 +113,8 @@ def write_model(
     """model.pt, which describes itself, and card.json, the same in words and numbers without the weights."""
     recipe = dataclasses.asdict(config)
     state = describe_network(run.kept, images=images, recipe=recipe, result=result)
+    if found := found_by_search(config.arch):
+        state["found"] = found
     parameters, multiply_adds = count(run.kept)
     write(run, config, state, {"parameters": parameters, "multiply_adds": multiply_adds}, program)
 
@@ -135,6 +138,18 @@ def write(run: TrainingRun, config: Any, state: dict[str, Any], costs: dict[str,
     except OSError:  # a full disk: a card alone would tell of a network that is not there
         path.unlink(missing_ok=True)
         raise
+
+
+def found_by_search(arch: str | None) -> dict[str, Any] | None:
+    """Where the cell of `--arch` came from, if that is the folder of a search whose tables can be read."""
+    if not arch or arch in genotypes.names() or not tables.is_run(Path(arch)):
+        return None
+    try:
+        run = tables.read_run(Path(arch))
+        cell = genotypes.to_json(genotypes.lookup(arch))
+        return {"search": Path(arch).name} | ancestry.description(run.history, cell, run.config)
+    except ValueError:  # a training that is over is not lost for a table that somebody changed
+        return None
 
 
 def command(program: str, config: Any) -> str:
