@@ -12,7 +12,7 @@ and buffers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -237,6 +237,10 @@ class Network(nn.Module, ABC):
         idle += [cell.preprocess1 for cell in cells if not cell._reads1]
         left_out = {layer for module in idle for layer in module.modules()}
         return [layer for layer in self.modules() if isinstance(layer, BatchNorm) and layer not in left_out]
+
+    def count_norms(self, frozen: Collection[nn.Module] = ()) -> None:
+        """Let the batch-norms that there are now count their batches, but for the `frozen` ones."""
+        self._norms = [norm for norm in self._find_norms() if norm not in frozen]
 
     def draw_drop_path(self, x: Tensor) -> Tensor | None:
         """Drop path's factors for a batch (N, ...): one row for each edge of each cell, in their order.

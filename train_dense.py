@@ -231,7 +231,10 @@ def draw(config: Config, facts: dict[str, Any], device: torch.device) -> tuple[A
     with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
         torch.manual_seed(derive_seed(config.seed, "weights"))
         sizes = config.init_channels or 0, 1, config.layers or 0, False, genotypes.lookup(config.arch)
-        network = NetworkImageNet(*sizes)
+        try:
+            network = NetworkImageNet(*sizes)
+        except ValueError as error:
+            raise ValueError(f"--arch {config.arch}: {error}") from None
         if config.weights and not begun:
             origin = load_weights(network, cast(Any, config), [])
         try:

@@ -113,6 +113,7 @@ class Config:
     precision = "float32"
     channels_last = True
     recalibrate = 0
+    resume = None
     max_megapixels = 89.0
 
 

@@ -52,6 +52,7 @@ class Backbone(nn.Module):
         self._frozen = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d) and freeze_norm]
         for norm in self._frozen:
             norm.requires_grad_(False)
+        self.network.count_norms(self._frozen)
         self.train(network.training)
 
     @torch.no_grad()
@@ -82,7 +83,7 @@ class Backbone(nn.Module):
 
 
 def output_strides(network: Network) -> list[int]:
-    """The stride of each of the network's outputs, both stems' and every cell's; ValueError for other cells."""
+    """Strides of the network's outputs, both stems' and every cell's; ValueError for other cells."""
     strides = [max(1, network.stem_reduction // 2), network.stem_reduction]
     for cell in network.cells:
         if not isinstance(cell, Cell):

@@ -224,7 +224,7 @@ def test_killed_while_it_writes_it_gives_the_same(program: Program, finished_run
     assert results(run) == results(finished_run)
 
 
-@pytest.mark.parametrize("moment", ["generation 1/3", "train from scratch"])
+@pytest.mark.parametrize("moment", ["generation 1/3", "from scratch for"])
 def test_ctrl_c_says_how_to_go_on(program: Program, finished_run: Path, moment: str) -> None:
     run = program.folder / f"interrupted_{moment.replace(' ', '_')}"
     log = run / "log.txt"
