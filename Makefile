@@ -2,6 +2,7 @@
 # make test     set up, and run every test
 # make check    lint, format and types
 # make bench    measure speed; prints tables, writes nothing
+# make gpu      check and measure on a GPU: ten minutes at most, writes a record
 # make clean    remove the environment (runs and data stay)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))
 SEARCH_FLAGS ?= --set digits --pop_size 12 --generations 8 --init_channels 8 --layers 3 --batch_size 64 \
   --recalibrate 6 --finalists 3 --final_epochs 40 --final_learning_rate 0.1
 
-.PHONY: search test check bench clean
+.PHONY: search test check bench gpu clean
 
 search: .venv/run
 	$(BIN)/torchrun --standalone --nproc_per_node $(PROCESSES) train_search.py $(SEARCH_FLAGS)
@@ -28,6 +29,9 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/candidate.py
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/network.py
+
+gpu: .venv/dev
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv

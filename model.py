@@ -12,7 +12,7 @@ and buffers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -238,6 +238,10 @@ class Network(nn.Module, ABC):
         left_out = {layer for module in idle for layer in module.modules()}
         return [layer for layer in self.modules() if isinstance(layer, BatchNorm) and layer not in left_out]
 
+    def count_norms(self, frozen: Collection[nn.Module] = ()) -> None:
+        """Let the batch-norms that there are now count their batches, but for the `frozen` ones."""
+        self._norms = [norm for norm in self._find_norms() if norm not in frozen]
+
     def draw_drop_path(self, x: Tensor) -> Tensor | None:
         """Drop path's factors for a batch (N, ...): one row for each edge of each cell, in their order.
 
@@ -261,9 +265,10 @@ class Network(nn.Module, ABC):
 
         They are (edges, N), in the precision that the cells compute in.
         """
-        if self.training:
-            counts = [layer.num_batches_tracked for layer in self._norms if layer.momentum is not None]
-            torch._foreach_add_(cast(list[Tensor], counts), 1)
+        if self.training:  # some layers may be frozen
+            layers = [layer for layer in self._norms if layer.training and layer.momentum is not None]
+            if layers:
+                torch._foreach_add_([cast(Tensor, layer.num_batches_tracked) for layer in layers], 1)
         factors = self.draw_drop_path(x) if factors is None else factors
         if factors is None:
             return [None] * len(self.cells)

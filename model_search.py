@@ -11,6 +11,7 @@ retraining builds.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, cast
@@ -81,11 +82,31 @@ class WeightSet:
         """The tensors on the set's device; those from a checkpoint are on the CPU."""
         return {key: tensor.to(self.device) for key, tensor in weights.items()}
 
-    def state_dict(self) -> Weights:
-        return dict(self.tensors)
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors of each dtype side by side in one: thousands of them would take long to write."""
+        state: dict[str, Any] = {}
+        for dtype in sorted({tensor.dtype for tensor in self.tensors.values()}, key=str):
+            some = {key: _dense(tensor) for key, tensor in self.tensors.items() if tensor.dtype == dtype}
+            state[str(dtype)] = {
+                "names": list(some),
+                "shapes": [list(tensor.shape) for tensor in some.values()],
+                "strides": [list(tensor.stride()) for tensor in some.values()],
+                "values": torch.cat([x.as_strided((x.numel(),), (1,)) for x in some.values()]).cpu(),
+            }
+        return state
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.tensors = {key: tensor.to(self.device) for key, tensor in state.items()}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`, or from tensors by name, as checkpoints used to hold them."""
+        self.tensors = {}
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                self.tensors[key] = value.to(self.device)
+                continue
+            parts = value["values"].to(self.device).split([math.prod(shape) for shape in value["shapes"]])
+            for name, shape, stride, part in zip(
+                value["names"], value["shapes"], value["strides"], parts, strict=True
+            ):
+                self.tensors[name] = part.clone().as_strided(shape, stride)
 
     def _start_missing(self, network: Network, keys: dict[str, str]) -> None:
         """Give start values to the weights of `network` (on the meta device) that the set does not have."""
@@ -127,6 +148,13 @@ def _edge_names(genotype: AnyGenotype, cell: str) -> list[str]:
         repeated = place > 0 and edges[place] == edges[place - 1]
         names.append(f"{node - first}/{source}/{operation}/{int(repeated)}")
     return names
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of it, with its numbers side by side from the first one of its memory on."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    whole = last + 1 == tensor.numel() and tensor.storage_offset() == 0
+    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 class FullSize:

@@ -84,7 +84,7 @@ from skeletons import skeleton
 from training import card, loop
 from training.evaluation import Batches, batch_size_on
 from training.optimizer import sgd
-from training.precision import choose_precision
+from training.precision import choose_kernels, choose_precision
 from training.run import TrainingRun
 from training.weights import draw_network
 from utils import derive_seed, say
@@ -94,10 +94,18 @@ def main(config: Config) -> None:
     if config.resume:
         config = resume(
             config,
-            free=("data", "device", "checkpoint_steps", "tensorboard", "max_megapixels"),
+            free=(
+                "data",
+                "device",
+                "checkpoint_minutes",
+                "checkpoint_steps",
+                "tensorboard",
+                "max_megapixels",
+            ),
             advise=partial(card.train_on, "train.py"),
         )
     device = distributed.init(config.device)
+    choose_kernels(device, config.deterministic)
     config = with_set(config)
     torch.set_num_threads(config.threads)
     images = load(config, device)

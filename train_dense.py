@@ -156,7 +156,10 @@ from utils import derive_seed
 
 def main(config: Config) -> None:
     if config.resume:
-        config = resume(config, free=("data", "device", "workers", "checkpoint_steps", "max_megapixels"))
+        config = resume(
+            config,
+            free=("data", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "max_megapixels"),
+        )
     device = distributed.init(config.device)
     config = with_recipe(config)
     torch.set_num_threads(config.threads)
@@ -228,7 +231,10 @@ def draw(config: Config, facts: dict[str, Any], device: torch.device) -> tuple[A
     with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
         torch.manual_seed(derive_seed(config.seed, "weights"))
         sizes = config.init_channels or 0, 1, config.layers or 0, False, genotypes.lookup(config.arch)
-        network = NetworkImageNet(*sizes)
+        try:
+            network = NetworkImageNet(*sizes)
+        except ValueError as error:
+            raise ValueError(f"--arch {config.arch}: {error}") from None
         if config.weights and not begun:
             origin = load_weights(network, cast(Any, config), [])
         try:

@@ -49,7 +49,6 @@ class Config(TrainingConfig, ImageFlags):  # the fields of the last one come fir
     label_smoothing: float = 0.1
     save: str | None = None
     """new folder for the results; default runs/imagenet-DATE-TIME"""
-    checkpoint_steps: int = 500
 
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever the images are."""
@@ -73,7 +72,7 @@ from model import NetworkImageNet
 from training import card, loop
 from training.evaluation import Batches
 from training.optimizer import sgd
-from training.precision import choose_precision
+from training.precision import choose_kernels, choose_precision
 from training.run import TrainingRun
 from training.weights import draw_network
 
@@ -82,10 +81,11 @@ def main(config: Config) -> None:
     if config.resume:
         config = resume(
             config,
-            free=("data", "device", "workers", "checkpoint_steps", "max_megapixels"),
+            free=("data", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "max_megapixels"),
             advise=partial(card.train_on, "train_imagenet.py"),
         )
     device = distributed.init(config.device)
+    choose_kernels(device, config.deterministic)
     torch.set_num_threads(config.threads)
     images = load(config, device)
     classes = len(images.train.classes)

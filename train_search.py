@@ -137,6 +137,8 @@ class Config:
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, else float32"""
+    deterministic: bool = False
+    """a GPU computes the same bits in each run, more slowly; the CPU always does"""
     channels_last: bool = True
     """memory layout of images and weights"""
     threads: int = 1
@@ -205,12 +207,14 @@ from search.candidates import check_batch_size
 from search.finalists import check_recordable, finish, finished_before
 from search.record import in_one_line
 from search.run import MAY_DIFFER, SearchRun, open_search
+from training.precision import choose_kernels
 
 
 def main(config: Config) -> None:
     if config.resume:
         config = resume(config, MAY_DIFFER)
     device = distributed.init(config.device)
+    choose_kernels(device, config.deterministic)
     torch.set_num_threads(config.threads)
     run, test = open_search(config, config.resume or config.save or new_name(config.set), device)
     problem = run.load_checkpoint() if config.resume else None

@@ -33,17 +33,10 @@ TABLES = {
     "nasbench201_cifar10": "NAS-Bench-201, CIFAR-10",
     "nasbench301_surrogate": "DARTS space, NAS-Bench-301",
 }
-COLOURS = [  # ours first
-    "#C2410C",
-    "#1F5FAD",
-    "#8A929C",
-    "#00796B",
-    "#8E5BB5",
-    "#B08A00",
-    "#5BA7F0",
-    "#C2185B",
-    "#4E7D2C",
-]
+COLOURS = (  # ours first
+    *("#C2410C", "#1F5FAD", "#8A929C", "#00796B", "#8E5BB5"),
+    *("#B08A00", "#5BA7F0", "#C2185B", "#4E7D2C"),
+)
 STRATEGIES = ("ours", "slow_fast", "random", "evolution", "local", "gaussian_process")
 MARKS = "osD^v<>"
 

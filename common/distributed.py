@@ -205,6 +205,15 @@ def sum_(tensors: Iterable[Tensor]) -> None:
             dist.all_reduce(tensor)
 
 
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor in place by its mean over all processes, in one message; all of one dtype."""
+    if dist.is_initialized() and tensors:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = flat.div_(world_size()).split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Sum the gradients over all processes, in one message; all processes must have the same ones."""
     if dist.is_initialized():

@@ -52,6 +52,7 @@ class Backbone(nn.Module):
         self._frozen = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d) and freeze_norm]
         for norm in self._frozen:
             norm.requires_grad_(False)
+        self.network.count_norms(self._frozen)
         self.train(network.training)
 
     @torch.no_grad()

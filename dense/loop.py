@@ -16,7 +16,7 @@ from dense import measure
 from dense.batches import Scenes
 from dense.models import find
 from images.sets import shares
-from training.loop import LOOK, clip_and_step
+from training.loop import LOOK, clip_and_step, due
 from training.precision import autocast
 from training.run import TrainingRun
 from training.schedule import cosine, set_learning_rate
@@ -110,7 +110,7 @@ def steps(run: TrainingRun, config: Any, scenes: Scenes) -> Iterator[int]:
         )
         run.end_step(sums, time.perf_counter() - begin)
         begin = time.perf_counter()
-        if run.step % config.checkpoint_steps == 0:
+        if due(run, config):
             run.save()
         yield total
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,10 +59,10 @@ class SharedWeights:
             winning, losing = (a, b) if fast == "a" else (b, a)
             self.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         return self.weight_set.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.weight_set.load_state_dict(state)
 
 

@@ -42,6 +42,7 @@ BEFORE = {  # settings of searches that knew no others
     "baseline": 0,
     "max_latency": None,
     "latency_batch_size": 1,
+    "deterministic": False,
 }
 LATENCY = "latency.json"  # in the run folder: the table by which cells were refused
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on

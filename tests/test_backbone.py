@@ -15,6 +15,9 @@ from dense.backbone import Backbone
 from dense.models import LOSSES, build, costs, find
 from dense.recipes import SEGMENTERS
 from model import NetworkCIFAR, NetworkImageNet, count
+from skeletons import NetworkNASBench201
+
+LAST = "|nor_conv_3x3~0|nor_conv_1x1~1|skip_connect~2|"
 
 
 @pytest.fixture
@@ -67,6 +70,14 @@ def test_a_small_network_gets_further_reductions():
 def test_strides_that_cannot_be(network, strides):
     with pytest.raises(ValueError, match="stride"):
         Backbone(network, strides)
+
+
+def test_a_network_without_reduction_cells_is_none():
+    network = NetworkNASBench201(
+        4, 10, 3, False, genotypes.lookup("|skip_connect~0|+|none~0|none~1|+" + LAST)
+    )
+    with pytest.raises(ValueError, match="reduction cells"):
+        Backbone(network)
 
 
 def test_torchvisions_pyramid_takes_the_maps(network):

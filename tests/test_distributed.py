@@ -55,6 +55,9 @@ distributed.check_equal(images="same", steps=3)
 tensors = [torch.full((2, 3), float(rank)), torch.tensor(rank), torch.full((4,), rank, dtype=torch.uint8).t()]
 distributed.broadcast_(tensors, source=1)
 assert all((tensor == 1).all() for tensor in tensors), tensors
+means = [torch.tensor([rank, 2.0]), torch.tensor([[4.0 * rank]])]
+distributed.average_(means)
+assert [mean.tolist() for mean in means] == [[0.5, 2.0], [[2.0]]]
 tensor = torch.full((2,), rank + 1.0)
 distributed.sum_([tensor])
 assert tensor.tolist() == [3.0, 3.0]

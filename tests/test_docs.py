@@ -169,7 +169,8 @@ def test_every_other_command_is_a_target_of_make() -> None:
 
 
 SMALL = {
-    "train_search.py": "--images 12 --pop_size 2 --generations 1 --finalists 1 --final_epochs 1",
+    "train_search.py": "--images 12 --batch_size 6 --pop_size 2 --generations 1 --finalists 1 "
+    "--final_epochs 1",
     "train.py": "--epochs 1",
 }
 

@@ -1,14 +1,15 @@
 """kernels.py: values, gradients and memory layouts are PyTorch's."""
 
-import os
 import platform
-import resource
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 
-from common.kernels import concatenate, halves, keep_memory, to_channels_last
+from common.kernels import concatenate, halves, to_channels_last
 from operations import Convolution
 
 
@@ -58,14 +59,19 @@ def test_channels_last_of_one_channel_has_its_strides():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.parametrize("kept", [True, False])
 def test_memory_of_large_tensors_is_used_again(kept):
-    pid = os.fork()
-    if not pid:  # the tests' own process stays as it is
-        if kept:
-            keep_memory()
-        faults = []
-        for size in (96 << 20, 48 << 20):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            torch.empty(size, dtype=torch.uint8).fill_(1)
-            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        os._exit(int((faults[1] < faults[0] / 4) != kept))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    program = """
+import resource, sys
+import torch
+from common.kernels import keep_memory
+if sys.argv[1] == "True":
+    keep_memory()
+faults = []
+for size in (96 << 20, 48 << 20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(size, dtype=torch.uint8).fill_(1)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[1] < faults[0] / 4)
+"""  # in a process of its own: another test may have kept the memory of this one
+    command = [sys.executable, "-c", program, str(kept)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == [str(kept)], done.stderr

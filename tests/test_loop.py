@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,3 +144,12 @@ def test_divergence_shows_in_the_loss() -> None:
 def test_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="no batch to train on"):
         train(Linear(), [])
+
+
+def test_a_checkpoint_is_due_after_so_many_minutes_or_steps() -> None:
+    run = SimpleNamespace(step=loop.LOOK, saved_at=time.monotonic() - 90)
+    for minutes, steps, expected in ((1, None, True), (2, None, False), (1, 7, False), (2, loop.LOOK, True)):
+        config = SimpleNamespace(checkpoint_minutes=minutes, checkpoint_steps=steps)
+        assert loop.due(run, config) == expected
+    run.step += 1  # no clock is looked at between two looks
+    assert not loop.due(run, SimpleNamespace(checkpoint_minutes=1, checkpoint_steps=None))

@@ -221,3 +221,18 @@ def test_limits_are_in_millions_and_inclusive() -> None:
 def test_too_small_images_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="too small"):
         WeightSet(C=4, num_classes=10, layers=3, image_size=size).network(DARTS)
+
+
+def test_its_state_is_a_few_tensors_that_give_the_same_weights() -> None:
+    old = WeightSet(C=4, num_classes=10, layers=3, image_size=16)
+    weights = old.weights(old.network(DARTS).to(memory_format=torch.channels_last))
+    slices = {"0/2/0/odd/0": torch.arange(12.0).view(3, 4)[:, 1:3], "0/2/0/count/0": torch.tensor(3)}
+    old.absorb(weights | slices)
+    state = old.state_dict()
+    assert len(state) == 2 < 100 < len(old.tensors)
+    for kept in (state, dict(old.tensors)):  # and as older checkpoints hold it
+        new = WeightSet(C=4, num_classes=10, layers=3, image_size=16)
+        new.load_state_dict(kept)
+        assert new.tensors.keys() == old.tensors.keys()
+        assert all(torch.equal(new.tensors[key], old.tensors[key]) for key in old.tensors)
+        assert all(new.tensors[key].stride() == weights[key].stride() for key in weights)

@@ -134,7 +134,7 @@ def test_masks_stopped_in_mid_epoch_and_resumed(voc, tmp_path, run, monkeypatch)
         patched.setattr(loop, "train_step", stopped)
         code, out, _ = run(train_dense, flags, tmp_path / "stopped")
     assert code == 130
-    assert "go on with: train_dense.py --resume" in out
+    assert "go on with: python train_dense.py --resume" in out
     assert run(train_dense, "--resume", tmp_path / "stopped")[0] == 0
     assert_same(tmp_path / "stopped", tmp_path / "whole")
     state = checkpoint.load(tmp_path / "whole" / "model.pt", card.KIND)
@@ -245,6 +245,10 @@ def test_coco_json_trains_in_lower_precision(voc, tmp_path, run):
     ("flags", "words"),
     [
         ("--model yolo", ["--model", "ssdlite"]),
+        (
+            "--arch |none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|",
+            ["--arch |none~0|", "NetworkImageNet needs"],
+        ),
         ("--strides 16 8", ["--strides", "rise"]),
         ("--strides 5", ["--strides", "stride 5"]),
         ("--model lraspp --strides 8", ["--strides", "2"]),

@@ -26,8 +26,10 @@ class RunFlags:
     """new folder for the results; default runs/SET-DATE-TIME"""
     resume: str | None = None
     """go on with the run in this folder"""
-    checkpoint_steps: int = 200
-    """steps between two checkpoints; one is also written after each epoch"""
+    checkpoint_minutes: float = 5.0
+    """between two checkpoints; one is also written after each epoch"""
+    checkpoint_steps: int | None = None
+    """steps between two checkpoints, instead"""
     seed: int = 0
     """of everything random"""
     device: str = "auto"
@@ -42,6 +44,7 @@ class RunFlags:
     def check(self) -> None:
         """Raise ValueError for what cannot work, whatever is trained."""
         check_range(self, "threads", 1, 1024)
+        check_range(self, "checkpoint_minutes", 0, 1e6)
         check_range(self, "checkpoint_steps", 1)
         check_range(self, "seed", 0, 2**63 - 1)
         check_save(self)
@@ -93,6 +96,8 @@ class RecipeFlags:
 class TrainingConfig(RunFlags, RecipeFlags):  # the fields of the last one come first
     """Network, recipe and run of a training; the defaults are the published recipe for CIFAR."""
 
+    deterministic: bool = False
+    """a GPU computes the same bits in each run, more slowly; the CPU always does"""
     compile: bool = False
     """compile the network: minutes at the start, faster steps"""
 

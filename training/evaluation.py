@@ -44,8 +44,8 @@ def logits_of(
     if inputs.device.type == "cpu" and largest_map is not None:
         at_once = max(FEWEST_IMAGES, LARGEST_TENSOR // (4 * largest_map()))
     parts = inputs.tensor_split(max(1, -(-len(inputs) // at_once)))
-    given = weights or {}
-    return torch.cat([forward(network, part, precision, given)[0].float() for part in parts])
+    found = [forward(network, part, precision, weights or {})[0].float() for part in parts]
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 EVALUATED_TOGETHER = 2**20  # pixels of a batch on other devices than the CPU: 1,024 images of CIFAR's size

@@ -26,7 +26,7 @@ from common.run_folder import RunFolder
 from common.words import Progress, in_millions
 from model import count
 from training import card, schedule
-from training.config import TrainingConfig
+from training.config import RunFlags, TrainingConfig
 from training.evaluation import Batches, total_errors
 from training.precision import forward, lowered
 from training.run import TrainingRun
@@ -99,7 +99,8 @@ def train_step(
     """One optimiser step on this process's share of a batch of `images`; its sums of (loss, wrong, images).
 
     Gradients are summed over micro-batches and processes, of losses divided by `images`: the step of one
-    process with the whole batch, but for batch-norm, which sees one micro-batch at a time.
+    process with the whole batch, but for batch-norm, which sees one micro-batch at a time; its running
+    statistics are averaged over the processes.
     """
     optimizer.zero_grad(set_to_none=True)
     sums = torch.zeros(3, dtype=torch.float64, device=inputs.device)
@@ -111,6 +112,7 @@ def train_step(
         wrong = (logits.argmax(1) != y).sum()
         sums += torch.stack([loss.detach().double(), wrong.double(), sums.new_full((), len(y))])
     distributed.sum_gradients(network.parameters())
+    distributed.average_([x for x in network.buffers() if x.is_floating_point()])  # of batch-norm
     clip_and_step(network, optimizer, scaler, grad_clip)
     return sums
 
@@ -259,9 +261,18 @@ def steps(run: TrainingRun, config: TrainingConfig, images: Images, network: Any
             )
         run.end_step(sums, time.perf_counter() - begin)
         begin = time.perf_counter()
-        if run.step % config.checkpoint_steps == 0:
+        if due(run, config):
             run.save()
         yield total
+
+
+def due(run: TrainingRun[Any], config: RunFlags) -> bool:
+    """Whether it is time for a checkpoint. The first process's clock decides, now and then, for all."""
+    if config.checkpoint_steps is not None:
+        return run.step % config.checkpoint_steps == 0
+    if run.step % LOOK:
+        return False
+    return distributed.broadcast_object(time.monotonic() - run.saved_at > 60 * config.checkpoint_minutes)
 
 
 @contextlib.contextmanager

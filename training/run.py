@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
@@ -27,7 +28,7 @@ AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 class TrainingRun(Generic[AnyNetwork]):
     """What changes during a training; a network of cells has them as its `genotype`.
 
-    All processes hold the same but for `sums` and batch-norm's running statistics, which are their own.
+    All processes hold the same but for `sums`, which are their own.
     `kind` and `images` (a fingerprint of the data) tell a checkpoint from those of other programs and data.
     """
 
@@ -48,6 +49,7 @@ class TrainingRun(Generic[AnyNetwork]):
     origin: dict[str, Any] | None = None  # what is known of the file that --weights names
     description: dict[str, Any] = field(default_factory=dict)  # of network and images, for who reads it
     saved: int = 0  # `steps` of the checkpoint
+    saved_at: float = field(default_factory=time.monotonic)  # when it was written, in seconds
     finite: int = 0  # `steps` when the loss was last seen to be finite
 
     def __post_init__(self) -> None:
@@ -117,7 +119,7 @@ class TrainingRun(Generic[AnyNetwork]):
             state |= {name: part.state_dict() for name, part in self._parts().items()}
             state |= {"origin": self.origin, "sums": list(sums), "description": self.description}
             checkpoint.save(self.folder.checkpoint, state, keep_previous=self.steps > self.saved)
-        self.saved = self.steps
+        self.saved, self.saved_at = self.steps, time.monotonic()
 
     def load_checkpoint(self) -> str | None:
         """Go on from the folder's newest good checkpoint; returns what was wrong with a newer one.
