@@ -178,6 +178,10 @@ class Config:
                 f"{self.generations} there are at most {cells} cells"
             )
         Space.of(self)
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """Raise ValueError for a flag that would have no effect."""
         no_limit = (self.max_parameters, self.max_multiply_adds, self.max_latency) == (None, None, None)
         unset = ((None, None), (36, 20))  # the second: in the settings of older runs
         if no_limit and (self.full_channels, self.full_layers) not in unset:
