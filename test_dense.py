@@ -90,6 +90,7 @@ from dense.batches import Scenes
 from dense.measure import in_words
 from dense.models import costs, costs_in_words, find
 from dense.recipes import SEGMENTERS
+from dense.sources import SETS
 from images import files
 from training.card import reading
 from training.precision import choose_precision
@@ -137,6 +138,8 @@ def test(model: Any, state: dict[str, Any], config: Config, precision: str) -> N
 def load_images(state: dict[str, Any], config: Config) -> Scenes:
     """The test images; ValueError where their classes are not those of the model."""
     name, recipe, masks = state["images"]["set"], state["recipe"], state["model"]["name"] in SEGMENTERS
+    if name not in SETS:
+        raise ValueError(f"--model_path {config.model_path}: trained on {name!r}, which is no set known here")
     if name == "digits" and (config.data or config.test_parts):
         raise ValueError("--data, --test_parts: no effect, as the file was trained on digits")
     check_packages("a test", "torchmetrics", *([] if masks else ["pycocotools"]))

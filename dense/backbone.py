@@ -42,6 +42,7 @@ class Backbone(nn.Module):
             del self.network.auxiliary_head
         self._outputs = [stride for stride in own if stride <= self.strides[-1]]
         self.network.cells = self.network.cells[: max(0, len(self._outputs) - 2)]
+        self.network._norms = self.network._find_norms()  # without those of what is gone
         channels = self._channels()
         self.further = nn.ModuleList()
         while (deepest := max(channels)) < self.strides[-1]:

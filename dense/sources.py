@@ -26,6 +26,7 @@ from images import files
 VOC_CLASSES: tuple[str, ...] = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat")
 VOC_CLASSES += ("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant")
 VOC_CLASSES += ("sheep", "sofa", "train", "tvmonitor")
+SETS = ("digits", "voc", "coco")
 DEFAULT_PARTS = {  # (set, whether masks are wanted): what trains, what is tested
     ("voc", False): (("2007-trainval", "2012-trainval"), ("2007-test",)),
     ("voc", True): (("2012-train",), ("2012-val",)),

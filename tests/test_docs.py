@@ -385,3 +385,31 @@ def test_the_checkpoints_errors() -> None:
         low, high = (f"{100 * limit:.2f}" for limit in result["test_interval"])
         assert rows[f"`{name}.pt`"][3] == f"{error} ({low} to {high})"
         assert error in README.read_text()
+
+
+def test_the_backbones_of_the_digits_detector() -> None:
+    page, folder = ROOT / "docs" / "dense.md", "2026-11-26-dense-digits/"
+    found, result = (
+        record(f"{folder}dense_backbone.json")["backbones"],
+        record(f"{folder}card.json")["result"],
+    )
+    rows = rows_of(page, "## On the digits", "closest")
+    for (_, *printed), each in zip(rows, (found["cell"], found["mobilenet_v2"]), strict=True):
+        costs = each["costs"]
+        sizes = [
+            f"{costs[f'{part}parameters'] / 1e6:.2f} M, {costs[f'{part}multiply_adds'] / 1e6:.1f} M"
+            for part in ("backbone_", "")
+        ]
+        several = each["ap50"]["n"] > 1
+        precisions = [
+            mean_and_sd(each[name], 100) if several else f"{100 * each[name]['mean']:.2f}"
+            for name in ("ap50", "coco_ap")
+        ]
+        assert printed == [*sizes, *precisions, str(each["ap50"]["n"])]
+    text = " ".join(page.read_text().split())
+    for value, interval in (
+        (result["test_ap50"], result["test_ap50_interval"]),
+        *((each["ap50"]["values"][0], each["intervals"][0]) for each in found.values()),
+    ):
+        low, high = interval
+        assert f"{100 * value:.2f}% ({100 * low:.2f} to {100 * high:.2f})" in text

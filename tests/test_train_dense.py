@@ -291,7 +291,7 @@ def test_a_wrong_flag_gets_one_line(voc, tmp_path, run, flags, words):
         (lambda state: state["network"].update(C=8), "another network"),
         (lambda state: state["model"].pop("classes"), "no checkpoint of a dense model"),
         (lambda state: state["recipe"].pop("data"), "no checkpoint of a network"),
-        (lambda state: state["images"].update(set="imagenet"), "--set imagenet"),
+        (lambda state: state["images"].update(set="imagenet"), "trained on 'imagenet'"),
     ],
 )
 def test_a_foreign_checkpoint_gets_one_line(finished, tmp_path, run, change, words):
