@@ -138,14 +138,10 @@ def test(model: Any, state: dict[str, Any], config: Config, precision: str) -> N
 def load_images(state: dict[str, Any], config: Config) -> Scenes:
     """The test images; ValueError where their classes are not those of the model."""
     name, recipe, masks = state["images"]["set"], state["recipe"], state["model"]["name"] in SEGMENTERS
-    if name not in sources.SETS:
+    if name not in SETS:
         raise ValueError(f"--model_path {config.model_path}: trained on {name!r}, which is no set known here")
     if name == "digits" and (config.data or config.test_parts):
         raise ValueError("--data, --test_parts: no effect, as the file was trained on digits")
-    if name not in sources.SETS:
-        raise ValueError(
-            f"--model_path {config.model_path}: trained on {name}; known are {', '.join(sources.SETS)}"
-        )
     check_packages("a test", "torchmetrics", *([] if masks else ["pycocotools"]))
     parts = config.test_parts or tuple(recipe["test_parts"])
     source = sources.load(name, config.data or recipe["data"], parts, masks, train=False)
