@@ -10,7 +10,7 @@ BIN := .venv/bin
 # The found cell does not depend on how many processes search for it.
 PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))")
 SEARCH_FLAGS ?= --set digits --pop_size 12 --generations 8 --init_channels 8 --layers 3 --batch_size 64 \
-  --recalibrate 6 --finalists 3 --final_epochs 40 --final_learning_rate 0.1
+  --recalibrate 6 --finalists 3 --final_epochs 40 --final_learning_rate 0.1 --baseline 6
 
 .PHONY: search test check bench gpu clean
 
