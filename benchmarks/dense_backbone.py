@@ -117,7 +117,11 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
     begun = folder.exists()
     if begun:
         stored = read_settings(folder, train_dense.Config, "out")
-        if dataclasses.replace(stored, save=settings.save) != settings:  # the folder may have been moved
+        places = {
+            "save": settings.save,
+            "checkpoint_steps": settings.checkpoint_steps,
+        }  # that may be others now
+        if dataclasses.replace(stored, **places) != settings:
             raise ValueError(f"--out {folder}: was begun with other settings")
     if result.is_file():
         return json.loads(result.read_text())
