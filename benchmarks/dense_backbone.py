@@ -117,10 +117,10 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
     begun = folder.exists()
     if begun:
         stored = read_settings(folder, train_dense.Config, "out")
-        places = {
+        places: dict[str, Any] = {  # that may be others now
             "save": settings.save,
             "checkpoint_steps": settings.checkpoint_steps,
-        }  # that may be others now
+        }
         if dataclasses.replace(stored, **places) != settings:
             raise ValueError(f"--out {folder}: was begun with other settings")
     if result.is_file():
