@@ -16,9 +16,8 @@ import webbrowser
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import graphviz
 import tyro
 
 import genotypes
@@ -57,8 +56,19 @@ def cells_in(genotype: AnyGenotype) -> dict[str, str]:
     return {"cell": "cell"} if isinstance(genotype, CompleteCell) else CELLS
 
 
-def _new_graph(cell: str, title: str, dpi: int) -> graphviz.Digraph:
+def _package() -> Any:
+    """The package graphviz; OSError, in one line, where it is missing or its installation is broken."""
+    try:
+        import graphviz
+    except Exception as error:  # of a broken installation, anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"drawing needs the package graphviz, which fails: {reason}") from None
+    return graphviz
+
+
+def _new_graph(cell: str, title: str, dpi: int) -> Any:
     """An empty graph with the looks of all nodes and edges."""
+    graphviz = _package()
     graph = graphviz.Digraph(cell)
     graph.attr(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.13", ranksep="0.3")
     if dpi:  # of a PNG; an SVG would be cut off by it
@@ -102,7 +112,7 @@ def cell_source(genotype: AnyGenotype, cell: str, title: str = "", dpi: int = 0)
             continue  # no edge
         name, colour = f"edge{place}", looks.colour(operation)
         box = {"color": colour, "fillcolor": colour, "fontcolor": looks.ink_on(colour), "height": "0.26"}
-        graph.node(name, graphviz.escape(operation), **box)
+        graph.node(name, _package().escape(operation), **box)
         graph.edge(str(source), f"{name}:w", color=colour, arrowhead="none")
         graph.edge(f"{name}:e", str(node), color=colour)
     graph.node("output", "cell k", **{"class": "state"})
@@ -133,6 +143,7 @@ def render(source: str, format: Format = "svg") -> bytes:
 
 
 def _render_with_dot(source: str, format: Format) -> bytes:
+    graphviz = _package()
     try:
         picture = graphviz.Source(source).pipe(format=format)
     except graphviz.CalledProcessError as error:

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 import mutate
 import numpy as np
+import torch
 from PIL import Image
 
 import genotypes
@@ -314,8 +315,6 @@ def campaign(kind: str, count: int, seed: int) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    from train import torch  # here, as the scripts import it
-
     torch.set_num_threads(1)  # a forked process has no other threads
     found = {}
     print(

@@ -59,6 +59,10 @@ class SharedWeights:
             winning, losing = (a, b) if fast == "a" else (b, a)
             self.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that candidates start from, by name."""
+        return self.weight_set.tensors
+
     def state_dict(self) -> dict[str, Any]:
         return self.weight_set.state_dict()
 
@@ -106,8 +110,12 @@ class Alone:
     def learn(self, pair: int, fast: str | None) -> None:
         """Nothing: no candidate leaves anything to another one."""
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """The losses of all cells, by their text."""
         return {to_json(cell): losses for cell, losses in self.known.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.known = {from_json(cell): losses for cell, losses in state.items()}

@@ -25,7 +25,7 @@ from utils import generator
 STRATEGIES = ("slow_fast", "random")
 SCREEN, AUDIT, FRESH = range(100, 103)  # what a random number is for; SlowFast has the small ones
 TRIES = 1000  # fresh architectures before none is called acceptable
-KNOWN = 5  # comparisons, all of random architectures, before the predictor screens
+FEW, KNOWN = 3, 5  # comparisons before the predictor chooses moves, and before it chooses first cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +186,9 @@ class PairedSearch:
         if self.settings.random:
             population.place(member, self._first_accepted(self._fresh(member)))
             return False
-        movable = new or population.moved(member)
-        if self.settings.screen and movable and len(self.predictor) >= KNOWN and self.trust.given:
+        known = len(self.predictor)
+        ready = known >= FEW if population.moved(member) else new and known >= KNOWN
+        if self.settings.screen and ready and self.trust.given:
             chosen = self._screen(member, taken)
             if chosen is not None:
                 population.place(member, chosen)

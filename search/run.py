@@ -100,7 +100,7 @@ class SearchRun:
 
     def check_equal(self) -> None:
         """ValueError where a process has other cells or weights, or is elsewhere, than the first one."""
-        weights = self.estimate.state_dict()  # each process fills it in an order of its own
+        weights = self.estimate.tensors()  # each process fills it in an order of its own
         distributed.check_equal(
             comparisons=len(self.record.history),
             populations=distributed.checksum([torch.from_numpy(self.search.population.positions)]),

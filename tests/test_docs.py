@@ -318,6 +318,12 @@ def test_searches_on_tables(words: str, files: tuple[str, ...], left_out: tuple[
         assert [cell for cell in printed if cell] == [mean_and_sd(one) for one in known], name
 
 
+def test_what_pairs_bring_where_losses_drift() -> None:
+    found = record(f"{NEWER}drift_nasbench201.json")["strategies"]
+    printed = [row[1:] for row in rows_of(RESULTS, "### What pairs bring")]
+    assert printed == [[mean_and_sd(one) for one in found[name].values()] for name in found]
+
+
 def test_the_readmes_results() -> None:
     printed = [row[1:4] for row in rows_of(README, "## Results")]
     expected = []

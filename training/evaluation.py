@@ -15,7 +15,7 @@ from tqdm import tqdm
 import genotypes
 import utils
 from common import distributed
-from common.words import in_millions
+from common.words import Progress, in_millions
 from model import Network
 from training.backends import Engine
 from training.config import EvaluationConfig
@@ -169,7 +169,12 @@ def report(
     precision = choose_precision(next(network.parameters()).device, config.precision)
     computed = network if config.backend == "torch" else Engine(network, config.backend, precision)
     quiet = None if distributed.is_main() else True  # None: no bar where stderr is no terminal
-    steps = tqdm(batches, total=-(-images // config.batch_size), unit="step", disable=quiet)
+    steps = tqdm(
+        _told(batches, images, config.batch_size),
+        total=-(-images // config.batch_size),
+        unit="step",
+        disable=quiet,
+    )
     begin = time.perf_counter()
     errors = total_errors(computed, steps, precision)
     rate = images / (time.perf_counter() - begin)
@@ -193,6 +198,16 @@ def report(
             **errors.as_result(),
         }
         utils.write_atomically(config.json, json.dumps(result, indent=1) + "\n")
+
+
+def _told(batches: Batches, images: int, batch_size: int) -> Batches:
+    """The same batches; where they take long, lines say how far they are, as a log shows no bar."""
+    progress, done = Progress(images), 0
+    for batch in batches:
+        yield batch
+        done = min(done + batch_size, images)
+        if progress.is_due():
+            say(f"{done:,} of {images:,} images, {progress.rate(done):.0f} images/s, {progress.left(done)}")
 
 
 def check_finite(outputs: Tensor, path: str) -> None:

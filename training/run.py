@@ -19,7 +19,7 @@ from training.precision import grad_scaler
 from utils import lacks_memory
 
 FACTS = ("kind", "images", "genotype", "processes")  # of the run, kept in its checkpoints
-ROW = {"epoch", "learning_rate", "loss", "error", "images", "seconds"}
+ROW = {"epoch", "learning_rate", "images", "seconds"}  # and what is measured
 PROGRESS = ("epoch", "step", "steps", "seconds", "rows")
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
@@ -166,7 +166,7 @@ class TrainingRun(Generic[AnyNetwork]):
             raise ValueError("epoch and steps are no numbers")
         if not (isinstance(state["seconds"], float | int) and type(state["processes"]) is int):
             raise ValueError("seconds and processes are no numbers")
-        if not all(row.keys() >= ROW for row in state["rows"]):
+        if not all(row.keys() >= ROW | set(self.measures) for row in state["rows"]):
             raise ValueError("the rows of the epochs are incomplete")
         if self.sums.new_tensor(state["sums"]).shape != self.sums.shape:
             raise ValueError("the sums of the epoch are not three")
