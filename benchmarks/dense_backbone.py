@@ -137,11 +137,13 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
         )
     run = train_dense.new_run(settings, model, scenes, tested)
     train_dense.start(run, settings, scenes, tested, name)
-    train(run, settings, scenes)
-    found = costs(model, size) | evaluate(model, Scenes(tested.source), settings)
-    found |= {"seconds": sum(row["seconds"] for row in run.rows), "loss": run.rows[-1]["loss"]}
-    write_atomically(result, json.dumps(found, indent=1) + "\n")
-    run.folder.unlock()
+    try:
+        train(run, settings, scenes)
+        found = costs(model, size) | evaluate(model, Scenes(tested.source), settings)
+        found |= {"seconds": sum(row["seconds"] for row in run.rows), "loss": run.rows[-1]["loss"]}
+        write_atomically(result, json.dumps(found, indent=1) + "\n")
+    finally:
+        run.folder.unlock()
     return found
 
 
