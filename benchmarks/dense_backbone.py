@@ -117,7 +117,11 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
     begun = folder.exists()
     if begun:
         stored = read_settings(folder, train_dense.Config, "out")
-        if dataclasses.replace(stored, save=settings.save) != settings:  # the folder may have been moved
+        places: dict[str, Any] = {  # that may be others now
+            "save": settings.save,
+            "checkpoint_steps": settings.checkpoint_steps,
+        }
+        if dataclasses.replace(stored, **places) != settings:
             raise ValueError(f"--out {folder}: was begun with other settings")
     if result.is_file():
         return json.loads(result.read_text())
@@ -133,11 +137,13 @@ def measure(name: str, seed: int, config: Config, device: torch.device) -> dict[
         )
     run = train_dense.new_run(settings, model, scenes, tested)
     train_dense.start(run, settings, scenes, tested, name)
-    train(run, settings, scenes)
-    found = costs(model, size) | evaluate(model, Scenes(tested.source), settings)
-    found |= {"seconds": sum(row["seconds"] for row in run.rows), "loss": run.rows[-1]["loss"]}
-    write_atomically(result, json.dumps(found, indent=1) + "\n")
-    run.folder.unlock()
+    try:
+        train(run, settings, scenes)
+        found = costs(model, size) | evaluate(model, Scenes(tested.source), settings)
+        found |= {"seconds": sum(row["seconds"] for row in run.rows), "loss": run.rows[-1]["loss"]}
+        write_atomically(result, json.dumps(found, indent=1) + "\n")
+    finally:
+        run.folder.unlock()
     return found
 
 
