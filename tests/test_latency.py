@@ -145,10 +145,10 @@ def test_the_limit_holds_from_a_kept_table_and_after_a_stop(program: Program, tm
     history = rows(program.folder / "limited" / "history.csv")
     cells = {row[f"genotype_{side}"] for row in history for side in "ab"}
     assert max(cell.count("nor_conv_3x3") for cell in cells) == 2
-    code, *_ = start(*TINY, *SMALL, 220.0, "--save", "killed", die_at_checkpoint=4)
+    code, *_ = start(*TINY, *SMALL, 220.0, "--save", "killed_limited", die_at_checkpoint=4)
     assert code == -signal.SIGKILL
     cached.unlink()  # and the run's own table is what it goes on with
-    code, out, err = start("--resume", "killed")
+    code, out, err = start("--resume", "killed_limited")
     assert code == 0, err
     assert "measuring" not in out
-    assert results(program.folder / "killed") == results(program.folder / "limited")
+    assert results(program.folder / "killed_limited") == results(program.folder / "limited")

@@ -74,11 +74,11 @@ def test_a_search_of_nasbench201_is_drawn_tested_and_trained(graph_run: Path, ru
 
 
 def test_a_search_of_nasbench201_goes_on_to_the_bit(graph_run: Path, program: Program) -> None:
-    code, *_ = program.start(*TINY, *GRAPH, "--save", "killed", die_at_checkpoint=5).wait()
+    code, *_ = program.start(*TINY, *GRAPH, "--save", "killed_graph", die_at_checkpoint=5).wait()
     assert code == -9
-    code, _, err = program.run("--resume", "killed")
+    code, _, err = program.run("--resume", "killed_graph")
     assert code == 0, err
-    assert results(program.folder / "killed") == results(graph_run)
+    assert results(program.folder / "killed_graph") == results(graph_run)
 
 
 def test_a_space_with_limits_of_ones_own(program: Program) -> None:

@@ -110,12 +110,12 @@ def test_a_run_leaves_its_epochs_and_a_card(finished):
 
 
 def test_killed_and_resumed_it_is_the_same_run(voc, finished, program: Program):
-    flags = f"{parts(voc)} {BOXES} --checkpoint_steps 1 --save killed".split()
+    flags = f"{parts(voc)} {BOXES} --checkpoint_steps 1 --save killed_dense".split()
     code, _, _ = program.start(*flags, script="train_dense", die_at_checkpoint=3).wait()
     assert code == -signal.SIGKILL
-    code, _, err = program.start("--resume", "killed", "--workers", 1, script="train_dense").wait()
+    code, _, err = program.start("--resume", "killed_dense", "--workers", 1, script="train_dense").wait()
     assert code == 0, err
-    assert_same(program.folder / "killed", finished)
+    assert_same(program.folder / "killed_dense", finished)
 
 
 def test_masks_stopped_in_mid_epoch_and_resumed(voc, tmp_path, run, monkeypatch):
