@@ -173,6 +173,11 @@ class SearchRun:
         self.record.finalists = [
             Finalist(from_json(cell), TrainedCandidate(*trained)) for cell, *trained in state["finalists"]
         ]
+        rows = [*self.record.history, *self.record.generations, *self.record.baseline]
+        if not all(isinstance(value, int | float | str) for row in rows for value in row.values()):
+            raise ValueError("a table holds other things than numbers and words")
+        if not all(isinstance(one.trained.training_loss, float) for one in self.record.finalists):
+            raise ValueError("a finalist's training loss is no number")
 
 
 def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[SearchRun, sets.ImageSet]:

@@ -167,6 +167,9 @@ def test_the_checkpoint_of_something_else(program: Program, finished_run: Path, 
     del search["population"]
     checkpoint.save(run / "checkpoint.pt", state | {"search": search})
     assert "no checkpoint of this version (KeyError('population'))" in refused(program, "--resume", run)
+    history = [state["history"][0] | {"loss_a": torch.zeros(2)}, *state["history"][1:]]
+    checkpoint.save(run / "checkpoint.pt", state | {"history": history})
+    assert "a table holds other things than numbers and words" in refused(program, "--resume", run)
     del state["weights"]
     checkpoint.save(run / "checkpoint.pt", state)
     assert "weights missing" in refused(program, "--resume", run)
