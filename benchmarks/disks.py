@@ -74,7 +74,7 @@ def disk(kilobytes: int) -> Iterator[Path]:
 
 
 def start(program: str, run: Path, output: Path, plain: bool = False, clock: float = 0.0) -> int:
-    """Begin a run, or go on with it; `plain`: without rights of root; `clock`: it jumps by so many seconds."""
+    """Begin a run, or go on with it; `plain`: without root's rights; `clock`: it jumps by so many seconds."""
     if number := os.fork():
         return number
     os.setsid()
@@ -89,7 +89,7 @@ def start(program: str, run: Path, output: Path, plain: bool = False, clock: flo
 
 
 def drop_rights() -> None:
-    """Let the modes of files count for this process, though it stays root's: it has no capability any more."""
+    """Let the modes of files count for this process, though it is root's: it gives up all capabilities."""
     header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
         raise OSError(ctypes.get_errno(), "capabilities cannot be dropped")
