@@ -54,7 +54,7 @@ def test_lowered_weights_change_no_bit() -> None:
     images, found = torch.randn(4, 3, 16, 16), []
     for weights in ({}, precision.lowered(network, "bfloat16")):
         network.zero_grad()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             logits = precision.forward(network, images, "bfloat16", weights)[0]
         logits.float().square().sum().backward()
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
