@@ -119,3 +119,20 @@ def test_a_file_that_claims_a_huge_network_is_refused_before_anything_is_allocat
     with pytest.raises(ValueError, match=r"--model_path claims\.pt: "):
         load_network(NetworkCIFAR, given, facts | {"image_size": 8} | claim, real.state_dict())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("network", "C", torch.zeros(2, dtype=torch.int64)),
+        ("network", "image_size", [8.0, 8.0]),
+        ("images", "classes", ["a", {}, "c"]),
+        ("images", "mean", ["half"]),
+        ("images", "set", None),
+    ],
+)
+def test_a_description_of_other_kinds_is_one_line(tmp_path, part, name, value):
+    state = of_network(network())
+    checkpoint.save(tmp_path / "model.pt", state | {part: state[part] | {name: value}})
+    with pytest.raises(ValueError, match=r"no checkpoint of a network .*where a number or a name belongs"):
+        load_weights(network(), config(tmp_path / "model.pt"), tuple("abc"))

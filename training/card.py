@@ -9,6 +9,7 @@ import platform
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
@@ -96,6 +97,20 @@ def check_flags(config: Any, facts: dict[str, Any]) -> None:
     if given != stored:
         differ = genotypes.difference(given, stored)
         raise ValueError(f"--arch {config.arch}: the network in the file has another cell ({differ})")
+
+
+def check_description(state: Mapping[str, Any]) -> None:
+    """Raise LookupError or TypeError where what a file says of its network and images is of another kind."""
+    facts, images = state["network"], state["images"]
+    kinds: list[tuple[Any, type | UnionType]] = [
+        *((facts[name], int) for name in ("C", "num_classes", "layers", "in_channels")),
+        *((pixels, int) for pixels in facts["image_size"]),
+        *((number, int | float) for name in ("mean", "std") for number in images.get(name, ())),
+        *((name, str) for name in (images["set"], images.get("description") or "", *images["classes"])),
+    ]
+    for value, kind in kinds:
+        if not isinstance(value, kind):
+            raise TypeError(f"it has a {type(value).__name__} where a number or a name belongs")
 
 
 @contextlib.contextmanager

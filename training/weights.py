@@ -134,6 +134,7 @@ def load_described(
             raise ValueError(f"--model_path {config.model_path}: {error}") from None
     if state.get("kind") != "network":
         return None, state
+    card.check_description(state)
     kind = next((kind for kind in kinds if kind.__name__ == state["network"]["class"]), kinds[0])
     facts = facts_of_file(state, kind, config)
     facts["image_size"] = image_size or facts["image_size"]
@@ -190,6 +191,7 @@ def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str
             known = {}
             if "kind" in state:
                 facts = state["network"]
+                card.check_description(state)
                 card.check_flags(config, facts)
                 if facts["class"] != type(network).__name__:
                     raise ValueError(f"holds a {facts['class']}, which the other training script trains")
