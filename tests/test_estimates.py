@@ -66,8 +66,8 @@ def test_shared_weights_train_both_of_every_pair() -> None:
 
 @pytest.fixture(scope="module")
 def alone(program: Program) -> Path:
-    program.search(*ALONE.split(), "--save", "alone")
-    return program.folder / "alone"
+    program.search(*ALONE.split(), "--save", "lone")
+    return program.folder / "lone"
 
 
 def test_a_search_of_lone_candidates_trains_no_cell_twice(alone: Path) -> None:

@@ -124,25 +124,25 @@ def test_the_limit_holds_from_a_kept_table_and_after_a_stop(program: Program, tm
     def start(*flags: object, **more: int) -> tuple[int, str, str]:
         return program.start(*flags, environment=environment, **more).wait()
 
-    code, out, err = start(*TINY, *SMALL, 1e9, "--generations", 1, "--save", "measured")
+    code, out, err = start(*TINY, *SMALL, 1e9, "--generations", 1, "--save", "measured_latency")
     assert code == 0, err
     assert "measuring how long edges take" in out
-    table = latency.read(program.folder / "measured" / "latency.json")
+    table = latency.read(program.folder / "measured_latency" / "latency.json")
     assert set(table.edges) == {f"{name} 4 4x4 1" for name in ("none", "nor_conv_3x3")}
-    assert float(rows(program.folder / "measured" / "finalists.csv")[0]["latency"]) > 0
+    assert float(rows(program.folder / "measured_latency" / "finalists.csv")[0]["latency"]) > 0
 
     (cached,) = (tmp_path / "pairnas").iterdir()
     known = json.loads(cached.read_text())["facts"]
     latency.write(cached, Table({"none 4 4x4 1": 0.0, "nor_conv_3x3 4 4x4 1": 100.0}, 1.0, 10.0), known)
-    code, out, err = start(*TINY, *SMALL, 9.0, "--save", "refused")
+    code, out, err = start(*TINY, *SMALL, 9.0, "--save", "refused_latency")
     assert code == 2
     assert "--max_latency" in one_line(err)
-    assert not (program.folder / "refused").exists()
+    assert not (program.folder / "refused_latency").exists()
 
-    code, out, err = start(*TINY, *SMALL, 220.0, "--save", "limited")
+    code, out, err = start(*TINY, *SMALL, 220.0, "--save", "limited_latency")
     assert code == 0, err
     assert "measuring" not in out
-    history = rows(program.folder / "limited" / "history.csv")
+    history = rows(program.folder / "limited_latency" / "history.csv")
     cells = {row[f"genotype_{side}"] for row in history for side in "ab"}
     assert max(cell.count("nor_conv_3x3") for cell in cells) == 2
     code, *_ = start(*TINY, *SMALL, 220.0, "--save", "killed_limited", die_at_checkpoint=4)
@@ -151,4 +151,4 @@ def test_the_limit_holds_from_a_kept_table_and_after_a_stop(program: Program, tm
     code, out, err = start("--resume", "killed_limited")
     assert code == 0, err
     assert "measuring" not in out
-    assert results(program.folder / "killed_limited") == results(program.folder / "limited")
+    assert results(program.folder / "killed_limited") == results(program.folder / "limited_latency")

@@ -171,10 +171,10 @@ def test_two_processes_find_the_same(finished, program: Program):
 
 
 def test_two_processes_train(voc, program: Program):
-    flags = f"{parts(voc)} {BOXES.replace('--batch_size 3', '--batch_size 4')} --epochs 1 --save two".split()
+    flags = f"{parts(voc)} {BOXES.replace('--batch_size 3', '--batch_size 4')} --epochs 1 --save two_dense".split()
     code, _, err = program.run_two(*flags, script="train_dense")
     assert code == 0, err
-    assert [row["images"] for row in epochs(program.folder / "two")] == ["8"]
+    assert [row["images"] for row in epochs(program.folder / "two_dense")] == ["8"]
 
 
 def test_found_boxes_are_drawn(voc, finished, tmp_path, run, monkeypatch):
