@@ -171,7 +171,8 @@ def test_two_processes_find_the_same(finished, program: Program):
 
 
 def test_two_processes_train(voc, program: Program):
-    flags = f"{parts(voc)} {BOXES.replace('--batch_size 3', '--batch_size 4')} --epochs 1 --save two_dense".split()
+    boxes = BOXES.replace("--batch_size 3", "--batch_size 4")
+    flags = f"{parts(voc)} {boxes} --epochs 1 --save two_dense".split()
     code, _, err = program.run_two(*flags, script="train_dense")
     assert code == 0, err
     assert [row["images"] for row in epochs(program.folder / "two_dense")] == ["8"]
