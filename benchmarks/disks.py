@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 import kills
 import torch
+from campaign import Campaign
 
 from common.flags import check_range, parse, run_script
 from utils import temporary_files, write_atomically
@@ -38,25 +39,16 @@ LARGE = "200m"  # of the disk where there is room again
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Campaign):
     """Disturb the disk and the clock, resume, compare."""
 
-    folder: str
-    """where the counts are kept"""
     trials: int = 20
     """of each kind"""
-    minutes: float = 600.0
-    """begin no further trial after so many"""
-    seed: int = 0
-    """of the moments"""
-    json: str | None = None
-    """write the result to this file, which must not exist"""
 
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "trials", 1)
-        check_range(self, "minutes seed", 0)
-        evidence.check_output(self.json)
+        super().check()
         if os.getuid() != 0:
             raise ValueError("a disk is mounted: this takes root")
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 import numpy as np
 import torch
+from campaign import Campaign
 from PIL import Image
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -64,25 +65,16 @@ TO_END = 60.0  # seconds in which all processes of a killed run must be gone
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Campaign):
     """Kill, resume, compare."""
 
-    folder: str
-    """where the runs and the counts are kept"""
     kills: int = 100
     """of each kind"""
-    minutes: float = 600.0
-    """begin no further run after so many"""
-    seed: int = 0
-    """of the moments"""
-    json: str | None = None
-    """write the result to this file, which must not exist"""
 
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "kills", 1)
-        check_range(self, "minutes seed", 0)
-        evidence.check_output(self.json)
+        super().check()
 
 
 def start(program: str, words: list[str], processes: int, output: Path) -> int:

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 
 import evidence
 import torch
+from campaign import Campaign
 
 import test
 import train
@@ -54,25 +55,16 @@ VALUES += [torch.zeros(2, dtype=torch.complex64), torch.zeros(2, device="meta"),
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Campaign):
     """Change checkpoints at random, and read them."""
 
-    folder: str
-    """where the runs and the counts are kept"""
     mutations: int = 1000
     """files to read"""
-    minutes: float = 600.0
-    """read no further file after so many"""
-    seed: int = 0
-    """of the changes"""
-    json: str | None = None
-    """write the result to this file, which must not exist"""
 
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "mutations", 1)
-        check_range(self, "minutes seed", 0)
-        evidence.check_output(self.json)
+        super().check()
 
 
 def change_bytes(content: bytes, draw: random.Random) -> bytes:

@@ -51,9 +51,7 @@ class RunFolder:
 
         Raises ValueError where it exists and holds anything, OSError where it cannot be made.
         """
-        with _raised_everywhere():
-            if distributed.is_main():
-                self._create(config)
+        distributed.from_main(lambda: self._create(config))
 
     def _create(self, config: Any) -> None:
         taken = f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
@@ -74,11 +72,13 @@ class RunFolder:
 
         Raises ValueError where another program works in the folder.
         """
-        with _raised_everywhere():
-            if distributed.is_main() and self._unlock is None:
-                self._take_lock()
-                for file in temporary_files(self.path):
-                    file.unlink()
+        distributed.from_main(self._lock_and_sweep)
+
+    def _lock_and_sweep(self) -> None:
+        if self._unlock is None:
+            self._take_lock()
+            for file in temporary_files(self.path):
+                file.unlink()
 
     def _take_lock(self) -> None:
         # On the folder itself: no file is left behind, and the system frees it however the program ends.
@@ -159,21 +159,6 @@ class RunFolder:
             to_screen = _Screen(sys.stdout)
             self.log.handlers = [to_file, to_screen]
         return self.log
-
-
-@contextlib.contextmanager
-def _raised_everywhere() -> Iterator[None]:
-    """Raise what goes wrong in the first process in all of them."""
-    error = None
-    try:
-        yield
-    except (ValueError, OSError) as raised:
-        error = raised
-    kind, text = distributed.broadcast_object((type(error), str(error)))
-    if issubclass(kind, OSError):
-        raise OSError(text)
-    if issubclass(kind, ValueError):
-        raise ValueError(text)
 
 
 class _LogFile(logging.FileHandler):
