@@ -606,7 +606,7 @@ def test_more_epochs_are_a_new_run_from_the_weights_with_a_command_that_works(
     assert code == 2
     assert "--epochs (was 2, now 3)" in err
     assert err.count("\n") == 1
-    words = shlex.split(err.partition("for 1 epochs more, in a new run: ")[2])
+    words = shlex.split(err.partition("for 1 epoch more, in a new run: ")[2])
     assert words[:2] == ["python", "train.py"]
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*words[2:])

@@ -18,6 +18,7 @@ from torch import nn
 import genotypes
 from common import checkpoint, distributed
 from common.flags import PLACES
+from common.words import counted
 from model import Network, count
 from pictures import ancestry, tables
 from training.run import TrainingRun
@@ -197,7 +198,7 @@ def train_on(program: str, stored: Any, asked: Any) -> str:
     longer = dataclasses.replace(
         stored, weights=str(model), epochs=epochs, warmup_epochs=warmup, save=None, resume=None
     )
-    return f"; to train its network for {epochs} epochs more, in a new run: {command(program, longer)}"
+    return f"; to train its network for {counted(epochs, 'epoch')} more, in a new run: {command(program, longer)}"
 
 
 def hardware(device: torch.device) -> str:
