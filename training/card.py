@@ -198,7 +198,8 @@ def train_on(program: str, stored: Any, asked: Any) -> str:
     longer = dataclasses.replace(
         stored, weights=str(model), epochs=epochs, warmup_epochs=warmup, save=None, resume=None
     )
-    return f"; to train its network for {counted(epochs, 'epoch')} more, in a new run: {command(program, longer)}"
+    more = counted(epochs, "epoch")
+    return f"; to train its network for {more} more, in a new run: {command(program, longer)}"
 
 
 def hardware(device: torch.device) -> str:
