@@ -22,9 +22,8 @@ Reals = np.ndarray  # (positions,), float64
 Blocks = dict[str, np.ndarray]  # by name, each (n, features of the block)
 
 EDGES = "edges"  # the block that every space has
-EXTRA = "extra"  # the block of what a caller adds
-SAMPLES = 512  # random architectures that set the scale of each block,
-EXTRA_SAMPLES = 64  # and of the extra one, whose numbers may be expensive
+PRIOR = "prior"  # and the block of what is expected before any comparison
+SAMPLES = 512  # random architectures that set the scale of each block
 
 
 class ChoiceSpace:
@@ -327,8 +326,8 @@ class Features:
     The features of a block share one weight in the predictor's kernel, so that few comparisons teach a lot:
     "more separable convolutions" is learned before "a separable convolution on edge 7". Blocks are scaled so
     that the mean squared distance of two random architectures is 2 in each of them. `without` names blocks to
-    leave out, to measure what they bring; the edges always stay. `extra` gives further numbers of rows of
-    choices, (n, k), such as parameters or scores: the block EXTRA, its columns scaled alike.
+    leave out, to measure what they bring; the edges always stay. `prior` gives one more number for each of the rows
+    of choices, (n,), with sd 1 over random architectures.
     """
 
     def __init__(
@@ -336,15 +335,15 @@ class Features:
         space: ChoiceSpace,
         reading: str,
         without: Collection[str] = (),
-        extra: Callable[[Integers], np.ndarray] | None = None,
+        prior: Callable[[Integers], np.ndarray] | None = None,
     ) -> None:
         self.space, self.reading, self.without = space, reading, frozenset(without) - {EDGES}
-        self.extra = extra
+        self.prior = prior
 
     def names(self) -> list[str]:
         """The names of the blocks, in their order."""
         names = list(self._kept(np.zeros((1, self.space.positions), dtype=np.int64)))
-        return names if self.extra is None else [*names, EXTRA]
+        return names if self.prior is None else [*names, PRIOR]
 
     def interacting(self) -> list[int]:
         """The places of the blocks whose interactions the kernel models too."""
@@ -352,38 +351,25 @@ class Features:
         return [
             place
             for place, name in enumerate(self.names())
-            if chosen is None or name in chosen or name == EXTRA
+            if chosen is None or name in chosen or name == PRIOR
         ]
 
     def blocks(self, choices: Integers) -> list[np.ndarray]:
         """Scaled blocks of rows of canonical choices, (n, features) each."""
         found = self._kept(choices).values()
         scaled = [block * scale for block, scale in zip(found, self._scales, strict=True)]
-        if self.extra is not None:
-            middle, scale = self._extra_scale
-            scaled.append((self.extra(choices) - middle) * scale)
+        if self.prior is not None:
+            scaled.append(self.prior(choices)[:, None])
         return scaled
 
     def _kept(self, choices: Integers) -> Blocks:
         found = self.space.blocks(choices, self.reading)
         return {name: block for name, block in found.items() if name not in self.without}
 
-    def _random(self, number: int) -> Integers:
-        rng = np.random.default_rng(0)
-        return np.stack([self.space.read(self.space.sample(rng)) for _ in range(number)])
-
-    @cached_property
-    def _extra_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean of each extra column, and the factor that gives each its share of the block's spread."""
-        assert self.extra is not None
-        found = self.extra(self._random(EXTRA_SAMPLES))
-        deviations = found.std(axis=0)
-        varied = deviations > 0
-        return found.mean(axis=0), varied / np.where(varied, deviations, 1) / math.sqrt(max(varied.sum(), 1))
-
     @cached_property
     def _scales(self) -> list[float]:
-        rows = self._random(SAMPLES)
+        rng = np.random.default_rng(0)
+        rows = np.stack([self.space.read(self.space.sample(rng)) for _ in range(SAMPLES)])
         spreads = [float(block.var(axis=0).sum()) for block in self._kept(rows).values()]
         return [1 / math.sqrt(spread) if spread > 0 else 0.0 for spread in spreads]
 

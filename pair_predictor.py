@@ -23,6 +23,7 @@ KEPT = 500  # comparisons that the posterior is built from; the newest, where th
 GROWTH = 10  # the posterior is built anew after one new comparison for so many that it was built from,
 FITTED = 128  # with hyperparameters chosen on at most so many comparisons
 STEPS, FEWER = 25, 10  # of the search for hyperparameters, from the last ones where there is much data
+BELIEF = 0.3  # typical differences for an sd of the prior; were it the truth, it would be 0.7
 CHECKS = 1.5  # the readings of the space are compared anew after this growth of the data,
 ENOUGH = 150  # on at most this many comparisons
 
@@ -31,7 +32,9 @@ class PairPredictor:
     """P(a beats b), ranks and expected improvements, from the comparisons added so far.
 
     Quality f is minus the loss, up to a constant. `add` costs nothing; the next question learns. `without`
-    names blocks of features to leave out, `extra` gives further features of rows of choices, (n, k).
+    names blocks of features to leave out. `prior` says what is expected of rows of choices before any
+    comparison, (n,), with mean 0 and sd 1 over random architectures: it is a feature, too, so that how far it
+    is followed is learned.
     """
 
     def __init__(
@@ -40,11 +43,11 @@ class PairPredictor:
         space: ChoiceSpace,
         levels: bool = True,
         without: Collection[str] = (),
-        extra: Callable[[Integers], np.ndarray] | None = None,
+        prior: Callable[[Integers], np.ndarray] | None = None,
     ) -> None:
-        self.space = space
+        self.space, self.prior = space, prior
         self.kernels = {
-            reading: Kernel(Features(space, reading, without, extra)) for reading in space.readings
+            reading: Kernel(Features(space, reading, without, prior)) for reading in space.readings
         }
         self.use_levels = levels
         self.known = Comparisons.none(space.positions)
@@ -58,6 +61,11 @@ class PairPredictor:
 
     def __len__(self) -> int:
         return len(self.known)
+
+    @property
+    def knows(self) -> bool:
+        """Whether there is anything that its answers rest on."""
+        return bool(len(self)) or self.prior is not None
 
     def add(
         self,
@@ -111,12 +119,20 @@ class PairPredictor:
     def _observe(self, places: Integers, bend: Bend) -> Observations:
         """What the comparisons at `places` say; their levels too, if levels were told at all."""
         levels = self.use_levels and bool(self.known.levels[: self.fitted].any())
-        return observe(self.known, places, bend, levels)
+        seen = observe(self.known, places, bend, levels)
+        seen.targets -= seen.of(self.expected(seen.rows)[:, None])[:, 0]
+        return seen
+
+    def expected(self, rows: Integers) -> np.ndarray:
+        """Qualities before any comparison, in typical differences, (n,)."""
+        return np.zeros(len(rows)) if self.prior is None else BELIEF * self.prior(rows)
 
     def _build(self) -> None:
         self._bend = Bend(self.known.at(slice(self.fitted)))
         seen = self._observe(np.arange(max(0, self.fitted - KEPT), self.fitted), self._bend)
-        self._posterior = Posterior(self.kernels[self.reading], self.hyperparameters, seen, 2 * self._room())
+        self._posterior = Posterior(
+            self.kernels[self.reading], self.hyperparameters, seen, 2 * self._room(), self.expected
+        )
         self._learned = self.fitted
 
     def _fit(self, steps: int) -> None:

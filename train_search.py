@@ -18,6 +18,7 @@ import tyro
 
 import genotypes
 from common.flags import check_range, check_save, parse, run_script
+from search.prior import is_published
 from spaces import Space
 
 
@@ -72,6 +73,9 @@ class Config:
     """the predictor decides pairs it is sure of, without training"""
     audit_share: float = 0.1
     """share of the pairs it is sure of that train all the same"""
+    prior: str = "auto"
+    """what it expects of cells before any training: "auto" learns from earlier trainings (search/prior.csv)
+    where candidates of the published space train alone; "none"; or a table of benchmarks/image_table.py"""
 
     # --- candidates
     estimate: Literal["weight_set", "alone"] = "weight_set"
@@ -168,6 +172,8 @@ class Config:
             )
         if self.data == "":
             raise ValueError("--data: needs a folder, not an empty text")
+        if self.prior == "":
+            raise ValueError("--prior: needs auto, none or a file, not an empty text")
         if self.record is not None and self.resume is None:  # a resumed run may have recorded its winner
             genotypes.check_new_name(self.record)
         check_save(self)
@@ -193,6 +199,13 @@ class Config:
         if self.estimate == "weight_set" and self.candidate_epochs != 1:
             epochs = self.candidate_epochs
             raise ValueError(f"--candidate_epochs {epochs}: no effect without --estimate alone")
+        if self.prior not in ("auto", "none"):
+            if self.strategy == "random" or not (self.rank or self.screen or self.decide):
+                raise ValueError(f"--prior {self.prior}: no effect without the predictor")
+            if not is_published(Space.of(self)):
+                raise ValueError(
+                    f"--prior {self.prior}: a table is of the published space; here is another one"
+                )
         if self.audit_share != 0.1 and not self.decide:
             raise ValueError(f"--audit_share {self.audit_share}: no effect with --no_decide")
 
@@ -229,7 +242,7 @@ def main(config: Config) -> None:
         check_batch_size(run.task)
         run.search.ask()  # says now if no cell keeps to the limits
         run.folder.create(config)
-        run.keep_latency()
+        run.keep_tables()
     log = run.folder.start_log()
     if problem:
         log.warning(problem)

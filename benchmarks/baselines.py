@@ -17,13 +17,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import numpy as np
 from searches import random_cells
 
+from encoding import ChoiceSpace
 from genotypes import AnyGenotype
+from predictor.posterior import Posterior
 from search.estimates import Alone
 from search.run import SearchRun
+from search.screening import promising
 from spaces import Space
 from utils import derive_seed
 
 BEGIN = 10  # random cells, of which local search starts from the best
+MOVES = 16  # random cells from which a climb begins
 RUNGS = 3  # of successive halving: each trains the better half of the cells for twice the epochs
 
 
@@ -92,8 +96,30 @@ def finalists_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]
     return random_cells(run.config, count, run.config.seed, "alone"), 0
 
 
+def prior_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
+    """The cells that the search's prior expects to be best, of all that is met uphill from random ones."""
+    count = run.config.finalists + budget // run.config.final_epochs
+    rng = np.random.default_rng(derive_seed(run.config.seed, "prior") % 2**32)
+    return uphill(run.search.space, run.search.predictor.posterior(), count, rng), 0
+
+
+def uphill(
+    space: ChoiceSpace, posterior: Posterior, count: int, rng: np.random.Generator
+) -> list[AnyGenotype]:
+    """So many cells of high expected quality, none of them a neighbour of another."""
+    banned: set[tuple[int, ...]] = set()
+    found = []
+    for _ in range(count):
+        moves = np.stack([space.sample(rng) for _ in range(MOVES)])
+        row = promising(space, posterior, moves, np.empty((0, space.positions), np.int64), banned, rng)[0]
+        banned |= {tuple(row.tolist()), *map(tuple, space.neighbours(row).tolist())}
+        found.append(space.architecture(row))
+    return found
+
+
 BASELINES: dict[str, Callable[[SearchRun, int], tuple[list[AnyGenotype], int]]] = {
     "local": local,
     "halving": halving,
     "finalists_only": finalists_only,
+    "prior_only": prior_only,
 }

@@ -23,7 +23,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,13 +34,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 import numpy as np
 import torch
+from baselines import uphill
 from tqdm import tqdm
 
 import genotypes
 from common.flags import check_range, parse, run_script
 from encoding import CellSpace
-from genotypes import Genotype
+from genotypes import AnyGenotype, Genotype
 from images import sets
+from pair_predictor import PairPredictor
+from search import prior
 from search.candidates import Task, load_task
 from training import loop
 from training.evaluation import evaluate
@@ -49,7 +52,16 @@ from training.schedule import cosine, set_learning_rate
 from utils import derive_seed, write_atomically
 
 TABLE, SETTINGS = "trainings.csv", "settings.json"
-EXTENDS = ("out", "cells", "repeats", "named", "processes", "data")  # what may change when a table goes on
+CHOSEN, ROUND = "chosen", 8
+EXTENDS = (
+    "out",
+    "cells",
+    "chosen",
+    "repeats",
+    "named",
+    "processes",
+    "data",
+)  # what may change when a table goes on
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ class Config:
     """cut a square of half the image's side out of each training image"""
     cells: int = 150
     """random cells"""
+    chosen: int = 0
+    """cells that the search's predictor then chooses, ROUND at a time, by what it has learned from the table"""
     named: bool = True
     """the cells of genotypes.py as well"""
     repeats: int = 2
@@ -101,6 +115,7 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
+        check_range(self, "chosen", 0)
         check_range(self, "cells repeats processes epochs init_channels layers", 1)
         check_range(self, "batch_size test_images", 2)
         check_range(self, "images", 4)
@@ -122,7 +137,7 @@ class Work(NamedTuple):
 
     kind: str
     repeat: int
-    cell: Genotype
+    cell: AnyGenotype
 
 
 def cells(config: Config) -> Iterator[tuple[str, Genotype]]:
@@ -142,7 +157,14 @@ def cells(config: Config) -> Iterator[tuple[str, Genotype]]:
         yield "random", space.decode(space.sample(rng))
 
 
-def arch(cell: Genotype) -> str:
+def choose(config: Config, rows: list[dict[str, Any]]) -> list[AnyGenotype]:
+    """The next cells that the predictor would like, given the lines of the table so far; reproducible."""
+    rng = np.random.default_rng(derive_seed(config.seed, "chosen", len(rows)) % 2**32)
+    predictor = PairPredictor(space=CellSpace(), prior=prior.learn(as_text(rows), CellSpace()))
+    return uphill(predictor.space, predictor.posterior(), ROUND, rng)
+
+
+def arch(cell: AnyGenotype) -> str:
     """A cell as the table names it."""
     return "-".join(map(str, CellSpace().choices(cell).tolist()))
 
@@ -208,13 +230,13 @@ def read(file: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(stream))
 
 
-def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """All lines, whole at every moment."""
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """The lines as a CSV file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(file, text.getvalue())
+    return text.getvalue()
 
 
 def open_folder(config: Config) -> Path:
@@ -238,23 +260,34 @@ def open_folder(config: Config) -> Path:
 def main(config: Config) -> None:
     folder = open_folder(config)
     rows = read(folder / TABLE)
-    have = {(row["arch"], int(row["repeat"])) for row in rows}
-    todo = [
-        Work(kind, repeat, cell)
-        for kind, cell in cells(config)
-        for repeat in range(config.repeats)
-        if (arch(cell), repeat) not in have
-    ]
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(config.processes, context, prepare, (config,)) as pool,
-        tqdm(total=len(rows) + len(todo), initial=len(rows), unit="training") as bar,
+        tqdm(total=config.repeats * (len(list(cells(config))) + config.chosen), unit="training") as bar,
     ):
-        for row in pool.map(train, todo):
-            rows.append(row)
-            write(folder / TABLE, rows)
-            bar.update()
+
+        def train_all(some: Iterable[tuple[str, AnyGenotype]]) -> None:
+            """Train what is not there yet; the file is whole at every moment."""
+            have = {(row["arch"], int(row["repeat"])) for row in rows}
+            todo = [
+                Work(kind, repeat, cell)
+                for kind, cell in some
+                for repeat in range(config.repeats)
+                if (arch(cell), repeat) not in have
+            ]
+            bar.update(len(rows) - bar.n)
+            for row in pool.map(train, todo):
+                rows.append(row)
+                write_atomically(folder / TABLE, as_text(rows))
+                bar.update()
+
+        train_all(cells(config))
+        for number in range(0, config.chosen, ROUND):
+            known = [row for row in rows if row["kind"] != CHOSEN]
+            known += [row for row in rows if row["kind"] == CHOSEN][: number * config.repeats]
+            chosen = choose(config, known)[: config.chosen - number]
+            train_all((CHOSEN, cell) for cell in chosen)
 
 
 if __name__ == "__main__":

@@ -47,11 +47,13 @@ NO_PREDICTOR = {"rank": False, "screen": False, "decide": False}
 ON_SET = {"estimate": "weight_set", "candidate_epochs": 1}
 STRATEGIES: dict[str, dict[str, Any]] = {  # what differs from the flags
     "ours": {},
+    "ours_without_prior": {"prior": "none"},
     "slow_fast": NO_PREDICTOR | ON_SET,  # as published
     "slow_fast_same_estimate": NO_PREDICTOR,
     "random": NO_PREDICTOR | ON_SET | {"strategy": "random"},
     "random_same_estimate": NO_PREDICTOR | {"strategy": "random"},
     **dict.fromkeys(BASELINES, NO_PREDICTOR),
+    "prior_only": {},
     "chance": NO_PREDICTOR,  # no search: as many random cells as a winner has trainings
 }
 OURS = "ours"
@@ -67,7 +69,8 @@ class Config:
     search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SearchConfig)
     """the flags of train_search.py"""
     strategies: tuple[str, ...] = ("ours", "slow_fast", "random")
-    """ours; slow_fast (as published) and random (cells) with the published weight set;
+    """ours; ours_without_prior; prior_only (the cells that its prior expects to be best train as finalists
+    do); slow_fast (as published) and random (cells) with the published weight set;
     slow_fast_same_estimate, random_same_estimate, local and halving with the estimate of ours; finalists_only
     (random cells that train as finalists do); chance (random cells)"""
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -7,6 +7,7 @@ qualities fade.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
@@ -28,8 +29,19 @@ class Posterior:
     cov(q, known) @ gain @ cov(known, q) from its variance: no question looks at the observations again.
     """
 
-    def __init__(self, kernel: Kernel, logs: np.ndarray, seen: Observations, room: int) -> None:
-        """`seen` are all observations so far; at most `room` more will be added."""
+    def __init__(
+        self,
+        kernel: Kernel,
+        logs: np.ndarray,
+        seen: Observations,
+        room: int,
+        expected: Callable[[Integers], np.ndarray],
+    ) -> None:
+        """`seen` are all observations so far, less what was expected; at most `room` more will be added.
+
+        `expected` are the means of rows (n, positions) before any observation, (n,).
+        """
+        self.expected = expected
         self.kernel, self.logs, self.others, self.seen = kernel, logs, kernel.others(logs), seen
         errors = seen.variances[~seen.mean]
         self.usual = float(np.median(errors)) if len(errors) else 0.0
@@ -129,7 +141,7 @@ class Posterior:
     def mean(self, rows: Integers) -> np.ndarray:
         """Posterior mean of f, (n,)."""
         across = self._across(rows, self.kernel.project(rows, self.logs))
-        return self._weights[1 : len(across) + 1] @ across
+        return self.expected(rows) + self._weights[1 : len(across) + 1] @ across
 
     def _across(self, rows: Integers, here: Projected) -> np.ndarray:
         """Covariances of the distinct architectures, when this began, with `rows` now; (distinct, n)."""
@@ -158,7 +170,8 @@ class Posterior:
         prior += 2 * self.others["own"] * (rows != reference).any(axis=1)
         size = len(across)
         variance = prior - (across * (self._gain[:size, :size] @ across)).sum(0)
-        return self._weights[:size] @ across, np.maximum(variance, 0)
+        expected = self.expected(rows) - self.expected(reference)
+        return expected + self._weights[:size] @ across, np.maximum(variance, 0)
 
     def beats(self, a: Integers, b: Integers, ages: np.ndarray | None = None) -> np.ndarray:
         """P(a[i] wins against b[i]) in a comparison of the usual noise, (n,)."""

@@ -125,13 +125,13 @@ class PairedSearch:
         settings: Settings | None = None,
         accept: Callable[[Architecture], bool] | None = None,
         age: Callable[[Architecture], float] | None = None,
-        extra: Callable[[Integers], np.ndarray] | None = None,
+        prior: Callable[[Integers], np.ndarray] | None = None,
     ) -> None:
         settings = settings or Settings()
         self.space, self.settings, self.accept, self.age = space, settings, accept, age
         self.population = SlowFast(space=space, pop_size=settings.pop_size, seed=settings.seed)
         levels = settings.levels and not settings.random
-        self.predictor = PairPredictor(space=space, levels=levels, extra=extra)
+        self.predictor = PairPredictor(space=space, levels=levels, prior=prior)
         self.trust = Trust()
         self.evaluated = Evaluated(space, self.predictor if settings.rank else None)
         self.generation, self.pair = 0, 0  # of the next group's first pair
@@ -166,7 +166,7 @@ class PairedSearch:
         settings = self.settings
         ages = (0.0, 0.0) if self.age is None else (float(self.age(a)), float(self.age(b)))
         probability, sure = None, False
-        if settings.guided and len(self.predictor):
+        if settings.guided and self.predictor.knows:
             probability = self.predictor.probability(a, b)
             sure = max(probability, 1 - probability) >= settings.confidence and self.trust.given
         decided_by = "training"
@@ -188,6 +188,7 @@ class PairedSearch:
             return False
         known = len(self.predictor)
         ready = known >= FEW if population.moved(member) else new and known >= KNOWN
+        ready = ready or (self.predictor.prior is not None and (new or population.moved(member)))
         if self.settings.screen and ready and self.trust.given:
             chosen = self._screen(member, taken)
             if chosen is not None:

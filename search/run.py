@@ -6,12 +6,13 @@ whenever the program is killed.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import threadpoolctl
 import torch
@@ -20,16 +21,18 @@ import operations
 from common import checkpoint, distributed
 from common.flags import PLACES
 from common.run_folder import RunFolder
+from encoding import CellSpace
 from genotypes import AnyGenotype, from_json, to_json
 from images import sets
 from model_search import FullSize
+from search import prior
 from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
 from search.latency import Conditions, Latency, Table, table_for, write
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record
 from spaces import Space
-from utils import lacks_memory
+from utils import lacks_memory, write_atomically
 
 MAY_DIFFER = ("data", "device", "record", "max_megapixels")  # flags of train_search.py, when a run goes on
 BEFORE = {  # settings of searches that knew no others
@@ -43,6 +46,7 @@ BEFORE = {  # settings of searches that knew no others
     "max_latency": None,
     "latency_batch_size": 1,
     "deterministic": False,
+    "prior": "auto",
 }
 LATENCY = "latency.json"  # in the run folder: the table by which cells were refused
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
@@ -60,6 +64,7 @@ class SearchRun:
     folder: RunFolder
     record: Record
     latency: Latency | None = None  # where there is a limit on it
+    prior: str | None = None  # the text of the table that the predictor began with
 
     def compare_group(self, group: list[Comparison], progress: float) -> None:
         """Train what must be trained of a group, tell and note the outcomes, merge the weights in pair order.
@@ -93,10 +98,14 @@ class SearchRun:
                 where = f"generation {comparison.generation + 1}, pair {comparison.pair}"
                 self.folder.log.warning(f"{where}: candidate {side} diverged (loss {loss}) and loses")
 
-    def keep_latency(self) -> None:
-        """Keep the table of measured edges in the run folder: a resumed run refuses the same cells."""
-        if self.latency is not None and distributed.is_main():
+    def keep_tables(self) -> None:
+        """Keep in the run folder what a resumed run must have the same: measured edges, earlier trainings."""
+        if not distributed.is_main():
+            return
+        if self.latency is not None:
             write(self.folder.path / LATENCY, self.latency.table, {})
+        if self.prior is not None:
+            write_atomically(self.folder.path / prior.KEPT, self.prior)
 
     def check_equal(self) -> None:
         """ValueError where a process has other cells or weights, or is elsewhere, than the first one."""
@@ -115,6 +124,7 @@ class SearchRun:
         state = {
             "kind": "search",
             "images": self.task.fingerprint,
+            "prior": self._prior_checksum(),
             "settings": _settings(self.config),
             "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
             "search": self.search.state_dict(),
@@ -130,6 +140,9 @@ class SearchRun:
     def _write_tables(self) -> None:
         self.folder.write_table("history.csv", self.record.history)
         self.folder.write_table("generations.csv", self.record.generations)
+
+    def _prior_checksum(self) -> str | None:
+        return None if self.prior is None else hashlib.sha256(self.prior.encode()).hexdigest()
 
     def load_checkpoint(self) -> str | None:
         """Go on from the folder's newest good checkpoint; a run stopped before its first one starts anew.
@@ -152,6 +165,8 @@ class SearchRun:
             )
         if state["images"] != self.task.fingerprint:
             raise ValueError(f"--resume {folder.path}: --data holds other images than the run began with")
+        if state.get("prior") != self._prior_checksum():
+            raise ValueError(f"--resume {folder.path}: {prior.KEPT} is not the table that the run began with")
         try:
             self._load_state(state)
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -190,13 +205,15 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     task, test = load_task(config, device)
     full_size = task.full_size()
     latency = make_latency(config, task, full_size, Path(path))
-    search = make_search(config, full_size, latency)
+    folder = RunFolder(path)
+    table = distributed.from_main(lambda: prior.text_of(config, folder))
+    search = make_search(config, full_size, latency, table)
     # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
     estimate = ESTIMATES[config.estimate](task)
     distributed.check_equal(images=task.fingerprint)
-    return SearchRun(config, task, search, estimate, full_size, RunFolder(path), Record(), latency), test
+    return SearchRun(config, task, search, estimate, full_size, folder, Record(), latency, table), test
 
 
 def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> Latency | None:
@@ -211,10 +228,17 @@ def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> 
     return Latency(full_size, Table(*found))
 
 
-def make_search(config: Any, full_size: FullSize, latency: Latency | None = None) -> PairedSearch:
-    """The population and its predictor, as the flags say."""
+def make_search(
+    config: Any, full_size: FullSize, latency: Latency | None = None, table: str | None = None
+) -> PairedSearch:
+    """The population and its predictor, as the flags say; `table` is the text of earlier trainings."""
+    space = Space.of(config).encoding()
+    try:
+        expected = prior.learn(table, cast(CellSpace, space)) if table is not None else None
+    except ValueError as error:
+        raise ValueError(f"--prior {config.prior}: {error}") from None
     return PairedSearch(
-        space=Space.of(config).encoding(),
+        space=space,
         settings=Settings(
             pop_size=config.pop_size,
             generations=config.generations,
@@ -228,6 +252,7 @@ def make_search(config: Any, full_size: FullSize, latency: Latency | None = None
             again=config.estimate != "alone",  # where each cell has one loss, whenever it trains
         ),
         accept=limit(config, full_size, latency),
+        prior=expected,
     )
 
 

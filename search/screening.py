@@ -28,8 +28,11 @@ def promising(
     Proposed are `moves` (n, reals), as many mutated children of the best of `known` (n, positions), and all
     that is met on the way uphill from the best proposals.
     """
-    best = known[np.argsort(-posterior.mean(known), kind="stable")[:PARENTS]]
     proposals = [space.read(vector) for vector in moves]
+    if len(known) == 0:  # then the best of the proposals is what there is to improve on
+        best = np.array(proposals)[[np.argmax(posterior.mean(np.array(proposals)))]]
+    else:
+        best = known[np.argsort(-posterior.mean(known), kind="stable")[:PARENTS]]
     for _ in range(len(moves)):
         first, second = (best[rng.integers(len(best))] for _ in range(2))
         proposals.append(space.mutate(space.cross(first, second, rng), rng))
