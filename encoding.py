@@ -326,8 +326,8 @@ class Features:
     The features of a block share one weight in the predictor's kernel, so that few comparisons teach a lot:
     "more separable convolutions" is learned before "a separable convolution on edge 7". Blocks are scaled so
     that the mean squared distance of two random architectures is 2 in each of them. `without` names blocks to
-    leave out, to measure what they bring; the edges always stay. `prior` gives one more number for each of the rows
-    of choices, (n,), with sd 1 over random architectures.
+    leave out, to measure what they bring; the edges always stay. `prior` gives each row of choices one more
+    number, (n,), with sd 1 over random architectures.
     """
 
     def __init__(

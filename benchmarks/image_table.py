@@ -87,7 +87,7 @@ class Config:
     cells: int = 150
     """random cells"""
     chosen: int = 0
-    """cells that the search's predictor then chooses, ROUND at a time, by what it has learned from the table"""
+    """cells that the predictor then chooses, eight at a time, by what it has learned from the table"""
     named: bool = True
     """the cells of genotypes.py as well"""
     repeats: int = 2

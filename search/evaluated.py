@@ -15,7 +15,7 @@ from pair_predictor import PairPredictor
 class Evaluated:
     """The loss that each architecture had when it was last trained.
 
-    `predictor` ranks them once it knows anything; None ranks by loss.
+    `predictor` ranks them once it knows a comparison; None ranks by loss.
     """
 
     def __init__(self, space: ChoiceSpace, predictor: PairPredictor | None) -> None:
@@ -49,7 +49,7 @@ class Evaluated:
 
     def _ranking(self, untrained: Iterable[Architecture] = ()) -> list[tuple[int, ...]]:
         found = self._by_loss()
-        if self.predictor is None or not self.predictor.knows:
+        if self.predictor is None or not len(self.predictor):
             return found
         found += [row for row in dict.fromkeys(map(self._key, untrained)) if row not in self.losses]
         return [found[index] for index in self.predictor.rank_rows(np.array(found))] if found else []

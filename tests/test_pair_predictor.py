@@ -269,9 +269,8 @@ def test_it_grows_by_single_comparisons_as_if_it_had_been_built_with_all_of_them
     grown = predictor.probabilities(*questions)
     assert predictor.fitted == 100
     bend, seen = predictor._bend, np.arange(len(predictor))
-    whole = Posterior(
-        predictor.kernels["cell"], predictor.hyperparameters, predictor._observe(seen, bend), room=0
-    )
+    kernel, told = predictor.kernels["cell"], predictor._observe(seen, bend)
+    whole = Posterior(kernel, predictor.hyperparameters, told, 0, predictor.expected)
     whole.usual = predictor.posterior().usual
     rows = [predictor.rows(side) for side in questions]
     np.testing.assert_allclose(grown, whole.beats(*rows), atol=1e-9)
@@ -316,20 +315,52 @@ def test_the_state_of_an_earlier_version_goes_on():
     )
 
 
-def test_further_features_are_learned_from_and_off_by_default():
-    def number(rows):
-        return np.stack([np.sin(rows @ np.arange(1, 7)), np.zeros(len(rows))], axis=1) * 1e6
+def prior_and_truth(seed):
+    """Qualities of random weights, as a prior and as a truth that it half agrees with."""
+    rng = np.random.default_rng(seed)
+    shared, own = rng.normal(size=(2, int(SPACE.counts.sum())))
+    scale = (SPACE.features(np.stack([SPACE.read(SPACE.sample(rng)) for _ in range(500)])) @ shared).std()
+    middle = shared.sum() / SPACE.counts[0]
+    return (
+        lambda rows: (SPACE.features(rows) @ shared - middle) / scale,
+        lambda rows: SPACE.features(rows) @ (shared + 0.5 * own) / scale,
+    )
 
-    def accuracy(extra):
-        predictor, rng = PairPredictor(space=SPACE, extra=extra), np.random.default_rng(0)
-        draw = lambda: SPACE.decode(SPACE.sample(rng))  # noqa: E731
-        for _ in range(25):
-            a, b = draw(), draw()
-            gap = number(predictor.rows([a]))[0, 0] - number(predictor.rows([b]))[0, 0]
-            predictor.add(a, b, gap / 1e6, 0.01)
-        a, b = [draw() for _ in range(300)], [draw() for _ in range(300)]
-        truth = number(predictor.rows(a))[:, 0] < number(predictor.rows(b))[:, 0]
-        return ((predictor.probabilities(a, b) > 0.5) == truth).mean()
 
-    assert accuracy(number) > 0.9
-    assert accuracy(None) < 0.8
+def accuracy(prior, truth, comparisons):
+    """How often the predictor knows the better of two, after so many comparisons."""
+    predictor, rng = PairPredictor(space=SPACE, prior=prior), np.random.default_rng(0)
+    draw = lambda: SPACE.decode(SPACE.sample(rng))  # noqa: E731
+    for _ in range(comparisons):
+        a, b = draw(), draw()
+        gap = truth(predictor.rows([b])) - truth(predictor.rows([a]))
+        predictor.add(a, b, float(gap[0]), 0.01)
+    a, b = [draw() for _ in range(300)], [draw() for _ in range(300)]
+    better = truth(predictor.rows(a)) > truth(predictor.rows(b))
+    return ((predictor.probabilities(a, b) > 0.5) == better).mean()
+
+
+def test_a_prior_answers_before_any_comparison_and_is_corrected_by_them():
+    prior, truth = prior_and_truth(3)
+    before, after, without = accuracy(prior, truth, 0), accuracy(prior, truth, 15), accuracy(None, truth, 15)
+    assert before > 0.75
+    assert after > max(before, without)
+
+
+def test_a_prior_that_says_the_opposite_is_unlearned():
+    prior, truth = prior_and_truth(3)
+    opposite = lambda rows: -prior(rows)  # noqa: E731
+    assert accuracy(opposite, truth, 0) < 0.25
+    assert accuracy(opposite, truth, 40) > 0.85
+
+
+def test_with_a_prior_it_goes_on_from_its_state_to_the_bit():
+    prior, truth = prior_and_truth(4)
+    predictor, rng = PairPredictor(space=SPACE, prior=prior), np.random.default_rng(0)
+    other = PairPredictor(space=SPACE, prior=prior)
+    for _ in range(12):
+        a, b = (SPACE.decode(SPACE.sample(rng)) for _ in range(2))
+        asked = predictor.probability(a, b)
+        other.load_state_dict(predictor.state_dict())
+        assert other.probability(a, b) == asked
+        predictor.add(a, b, float((truth(predictor.rows([b])) - truth(predictor.rows([a])))[0]), 0.1)
