@@ -24,6 +24,7 @@ SHIPPED = Path(__file__).parent / "prior.csv"  # its origin: docs/method.md
 KEPT = "prior.csv"  # in a run folder: the table that the predictor began with
 SAMPLES = 512  # random cells that set the scale
 REMEMBERED = 100_000  # cells asked for, since a search asks for most of them again
+DECIMALS = 6
 FEWEST = 8  # cells that a table must have
 LOSSES = ("training_loss_", "validation_loss_")
 
@@ -84,7 +85,8 @@ def learn(text: str, space: CellSpace) -> Expected:
             new = {key: place for place, key in enumerate(keys)}
         if new:
             quality = (posterior.mean(rows[list(new.values())]) - middle) / scale
-            known.update(zip(new, quality.tolist(), strict=True))
+            # The last bits depend on which rows are asked together; a resumed search asks others together.
+            known.update(zip(new, quality.round(DECIMALS).tolist(), strict=True))
         return np.array([known[key] for key in keys])
 
     return expected
