@@ -10,6 +10,7 @@ import numpy as np
 
 from encoding import Architecture, ChoiceSpace, Integers
 from pair_predictor import PairPredictor
+from search.front import Front
 
 
 class Evaluated:
@@ -62,9 +63,22 @@ class Evaluated:
         """The first of the ranking; None before the first finite loss."""
         return next((self.space.architecture(np.array(row)) for row in self._ranking()), None)
 
-    def finalists(self, count: int, untrained: Iterable[Architecture] = ()) -> list[Architecture]:
-        """The first `count` of the ranking, and the one of lowest loss, where it is not among them."""
-        chosen = self.ranking(untrained)[:count]
+    def finalists(
+        self, count: int, untrained: Iterable[Architecture] = (), front: Front | None = None
+    ) -> list[Architecture]:
+        """The first `count` of the ranking, and the one of lowest loss, where it is not among them.
+
+        With a `front`, instead of the first ones those that together are the best under its limits.
+        """
+        order = self._ranking(untrained)
+        if front is not None and order:
+            rows = np.array(order)
+            if self.predictor is None or not len(self.predictor):
+                quality = -np.array([self.losses[row] for row in order])
+            else:
+                quality = self.predictor.posterior().mean(rows)
+            order = [order[place] for place in front.chosen(rows, quality, count)]
+        chosen = [self.space.architecture(np.array(row)) for row in order[:count]]
         return chosen + [one for one in self.by_loss()[:1] if one not in chosen]
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,13 +17,14 @@ import numpy as np
 from encoding import Architecture, ChoiceSpace, Integers, Reals
 from pair_predictor import PairPredictor
 from search.evaluated import Evaluated
+from search.front import LIMITS, Costs, Front
 from search.screening import promising
 from search.slow_fast import SlowFast
 from search.trust import Trust
 from utils import generator
 
 STRATEGIES = ("slow_fast", "random")
-SCREEN, AUDIT, FRESH = range(100, 103)  # what a random number is for; SlowFast has the small ones
+SCREEN, AUDIT, FRESH, LIMIT = range(100, 104)  # what a random number is for; SlowFast has the small ones
 TRIES = 1000  # fresh architectures before none is called acceptable
 FEW, KNOWN = 3, 5  # comparisons before the predictor chooses moves, and before it chooses first cells
 
@@ -115,7 +116,8 @@ class PairedSearch:
     `accept` rejects architectures before they cost anything. Two equal architectures are a tie that `decide`
     settles without training; the first counts as fast. `age` says how long the weights that an architecture
     would start from have trained: what a loss owes to that is no quality. The predictor screens and decides
-    only while its probabilities beat a coin; see `Trust`.
+    only while its probabilities beat a coin; see `Trust`. `costs` are further objectives, known without
+    training: then the search is for the best under every limit on them; see `Front`.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class PairedSearch:
         accept: Callable[[Architecture], bool] | None = None,
         age: Callable[[Architecture], float] | None = None,
         prior: Callable[[Integers], np.ndarray] | None = None,
+        costs: Costs | None = None,
     ) -> None:
         settings = settings or Settings()
         self.space, self.settings, self.accept, self.age = space, settings, accept, age
@@ -134,6 +137,7 @@ class PairedSearch:
         self.predictor = PairPredictor(space=space, levels=levels, prior=prior)
         self.trust = Trust()
         self.evaluated = Evaluated(space, self.predictor if settings.rank else None)
+        self.front = None if costs is None else Front(space, costs, settings.seed)
         self.generation, self.pair = 0, 0  # of the next group's first pair
         self.group: list[Comparison] = []  # asked, not yet told, in pair order
 
@@ -206,7 +210,8 @@ class PairedSearch:
         banned = held | (self.evaluated.exact if self.settings.again else self.evaluated.losses.keys())
         rng = generator(self.settings.seed, SCREEN, self.generation, member)
         posterior = self.predictor.posterior()
-        for row in promising(self.space, posterior, moves, self.evaluated.rows(), banned, rng):
+        known = self.evaluated.rows()
+        for row in promising(self.space, posterior, moves, known, banned, rng, self.front):
             if self._accepts(self.space.architecture(row)):
                 same = [vector for vector in moves if (self.space.read(vector) == row).all()]
                 return same[0] if same else self.space.write(row)
@@ -287,7 +292,17 @@ class PairedSearch:
             self.predictor.add(comparison.a, comparison.b, *numbers, comparison.ages)
             if comparison.probability is not None and outcome.difference != 0:
                 self.trust.add(comparison.probability, outcome.difference < 0)
+        if self.front is not None:
+            return self._under_a_limit(comparison, outcome)
         return outcome.difference, 0.0
+
+    def _under_a_limit(self, comparison: Comparison, outcome: Outcome) -> tuple[float, float]:
+        """Who is fast under a limit of the pair's own: who keeps to it; of two that do, the lower loss."""
+        assert self.front is not None
+        rng = generator(self.settings.seed, LIMIT, comparison.generation, comparison.pair)
+        rows = np.stack([self.space.choices(one) for one in (comparison.a, comparison.b)])
+        over_a, over_b = self.front.excess(rows, int(rng.integers(LIMITS))).tolist()
+        return (over_a, over_b) if over_a != over_b else (outcome.difference, 0.0)
 
     def _learn_failure(self, comparison: Comparison, outcome: Outcome) -> None:
         """One loss is no number: to the predictor it lost by as much as any so far, give or take half."""
@@ -313,7 +328,7 @@ class PairedSearch:
         Best first; without `rank` only trained architectures, by loss. No architecture comes twice.
         """
         population = [one for one in self.architectures() if self._accepts(one)]
-        return self.evaluated.finalists(count, untrained=population)
+        return self.evaluated.finalists(count, untrained=population, front=self.front)
 
     # ---- state
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from encoding import ChoiceSpace, Integers, Reals
 from predictor.posterior import Posterior
+from search.front import Front
 
 PARENTS = 10  # the best known architectures, whose children are proposed
 STARTS = 3  # proposals from which the steps uphill begin
@@ -22,17 +23,20 @@ def promising(
     known: Integers,
     banned: set[tuple[int, ...]],
     rng: np.random.Generator,
+    front: Front | None = None,
 ) -> list[Integers]:
     """Choices in order of expected improvement, best first; none of them `banned`.
 
-    Proposed are `moves` (n, reals), as many mutated children of the best of `known` (n, positions), and all
-    that is met on the way uphill from the best proposals.
+    With a `front` it is that of the front. Proposed are `moves` (n, reals), as many mutated children of the
+    best of `known` (n, positions), and all that is met on the way uphill from the best proposals.
     """
     proposals = [space.read(vector) for vector in moves]
     if len(known) == 0:  # then the best of the proposals is what there is to improve on
         best = np.array(proposals)[[np.argmax(posterior.mean(np.array(proposals)))]]
     else:
-        best = known[np.argsort(-posterior.mean(known), kind="stable")[:PARENTS]]
+        quality = posterior.mean(known)
+        order = np.argsort(-quality, kind="stable").tolist()
+        best = known[order[:PARENTS] if front is None else front.chosen(known, quality, PARENTS)]
     for _ in range(len(moves)):
         first, second = (best[rng.integers(len(best))] for _ in range(2))
         proposals.append(space.mutate(space.cross(first, second, rng), rng))
@@ -44,7 +48,12 @@ def promising(
             row for row in dict.fromkeys(map(tuple, rows.tolist())) if not (row in banned or row in scores)
         ]
         if new:
-            scores.update(zip(new, posterior.improvement(np.array(new), best[0]).tolist(), strict=True))
+            rows = np.array(new)
+            if front is None:
+                found = posterior.improvement(rows, best[0])
+            else:
+                found = front.improvement(posterior, rows, known if len(known) else best)
+            scores.update(zip(new, found.tolist(), strict=True))
 
     score(np.array(proposals))
     climbing = sorted(scores, key=scores.__getitem__, reverse=True)[:STARTS]
