@@ -9,6 +9,7 @@ What a genotype is, and when it is valid, is in `cells.py`.
 
 import ast
 import builtins
+import csv
 import difflib
 import json
 import keyword
@@ -85,7 +86,7 @@ def _read_checkpoint(path: Path) -> AnyGenotype:
 
 def lookup(arch: str | os.PathLike[str]) -> AnyGenotype:
     """The genotype that `--arch` means: a name in this file, else a file, else the folder of a run.
-    A text |nor_conv_3x3~0|+|... is a cell as NAS-Bench-201 writes it.
+    RUN#3 is the third cell of a search's front; |nor_conv_3x3~0|+|... is a cell as NAS-Bench-201 writes it.
 
     A file is JSON, a card or a checkpoint; the folder is that of a search, or of a finished training. A
     `Path` is never taken for a name, as a folder may be called like a cell. ValueError names the file and
@@ -96,6 +97,8 @@ def lookup(arch: str | os.PathLike[str]) -> AnyGenotype:
         return validate(globals()[text])
     if text.startswith("|"):
         return from_arch_string(text)
+    if run_of(text) != Path(text):
+        return _of_front(run_of(text), text.rpartition("#")[2])
     if os.path.isdir(text):
         results = [file for name in RESULTS if (file := Path(text, name)).is_file()]
         if not results:
@@ -113,6 +116,33 @@ def lookup(arch: str | os.PathLike[str]) -> AnyGenotype:
     raise ValueError(
         f"unknown architecture {text!r}: no such file or folder, nor one of {', '.join(names())}{hint}"
     )
+
+
+def run_of(arch: str | os.PathLike[str]) -> Path:
+    """The path that `--arch` names, without the number of a cell of a run's front."""
+    text = os.fspath(arch)
+    run, sign, _ = text.rpartition("#")
+    return Path(run if sign and os.path.isdir(run) and not os.path.exists(text) else text)
+
+
+def _of_front(run: Path, number: str) -> AnyGenotype:
+    """A cell of the front of a search by its number; ValueError where there is none."""
+    file = run / "front.csv"
+    if not file.is_file():
+        raise ValueError(
+            f"{run}#{number}: no front.csv there; a search with --objectives writes it at its end"
+        )
+    try:
+        with open(file, newline="", encoding="utf-8") as stream:
+            cells = {row["number"]: row["genotype"] for row in csv.DictReader(stream)}
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{file}: damaged: no table of numbered genotypes") from None
+    if number not in cells:
+        raise ValueError(f"{run}#{number}: its front has the cells 1 to {len(cells)}")
+    try:
+        return from_json(cells[number])
+    except ValueError as error:
+        raise ValueError(f"{file}: cell {number}: {error}") from None
 
 
 def check_arch(config: Any) -> None:

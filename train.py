@@ -16,7 +16,6 @@ import json
 import shlex
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from common.flags import check_installed, check_range, parse, run_script
@@ -145,7 +144,7 @@ def with_set(config: Config) -> Config:
     """
     if config.set != "auto":
         return config
-    file = Path(config.arch, SETTINGS)
+    file = genotypes.run_of(config.arch) / SETTINGS
     if config.arch in genotypes.names() or not file.is_file():
         return dataclasses.replace(config, set="cifar10")
     try:

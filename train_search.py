@@ -21,6 +21,8 @@ from common.flags import check_range, check_save, parse, run_script
 from search.prior import is_published
 from spaces import Space
 
+COSTS = ("parameters", "multiply_adds", "latency")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -116,7 +118,10 @@ class Config:
     record: str | None = None
     """write the winner into genotypes.py under this name"""
 
-    # --- limits of the full-size network
+    # --- costs of the full-size network
+    objectives: tuple[str, ...] = ("error",)
+    """error, and what to keep low beside it: parameters, multiply_adds, latency. The finalists (let them be
+    many) are then the best under all limits together, and front.csv has those that none of them beats"""
     max_parameters: float | None = None
     """in millions"""
     max_multiply_adds: float | None = None
@@ -170,6 +175,7 @@ class Config:
             raise ValueError(
                 f"--pairs_per_sync {self.pairs_per_sync}: at most --pop_size / 2 = {self.pop_size // 2}"
             )
+        self._check_objectives()
         if self.data == "":
             raise ValueError("--data: needs a folder, not an empty text")
         if self.prior == "":
@@ -186,13 +192,29 @@ class Config:
         Space.of(self)
         self._check_effects()
 
+    def _check_objectives(self) -> None:
+        """Raise ValueError unless the objectives are the error and different costs."""
+        given = " ".join(self.objectives)
+        for name in self.objectives:
+            if name not in ("error", *COSTS):
+                raise ValueError(
+                    f"--objectives {given}: no measure {name}; there are error, {', '.join(COSTS)}"
+                )
+            if self.objectives.count(name) > 1:
+                raise ValueError(f"--objectives {given}: {name} is there twice")
+        if "error" not in self.objectives:
+            raise ValueError(
+                f"--objectives {given}: error must be among them, or nothing would need training"
+            )
+
     def _check_effects(self) -> None:
         """Raise ValueError for a flag that would have no effect."""
-        no_limit = (self.max_parameters, self.max_multiply_adds, self.max_latency) == (None, None, None)
+        limits = (self.max_parameters, self.max_multiply_adds, self.max_latency)
+        no_limit = limits == (None, None, None) and self.objectives == ("error",)
         unset = ((None, None), (36, 20))  # the second: in the settings of older runs
         if no_limit and (self.full_channels, self.full_layers) not in unset:
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
-        if self.max_latency is None and self.latency_batch_size != 1:
+        if self.max_latency is None and "latency" not in self.objectives and self.latency_batch_size != 1:
             raise ValueError(
                 f"--latency_batch_size {self.latency_batch_size}: no effect without --max_latency"
             )

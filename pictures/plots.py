@@ -8,6 +8,11 @@ import utils
 from pictures.looks import CELLS, FIRST, INK, SECOND, Drawn, Hint, colour
 from pictures.tables import Row, numbers, trained
 
+NAMES = {
+    "parameters": "parameters, millions",
+    "multiply_adds": "multiply-adds, millions",
+    "latency": "latency, ms",
+}
 BAR = {"capsize": 2.5, "elinewidth": 1.2}  # of intervals
 
 
@@ -213,3 +218,25 @@ def calibration(axes: Any, history: list[Row]) -> Drawn | None:
         f"about {chance:.3f} with as few pairs.",
         hints,
     )
+
+
+def front(axes: Any, finalists: list[Row], front: list[Row], cost: str) -> Drawn | None:
+    """Validation error and cost of the finalists, and the line of those that no other one beats."""
+    scale = 1.0 if cost == "latency" else 1e-6
+    x, y = scale * numbers(finalists, cost), 100 * numbers(finalists, "error")
+    if not (np.isfinite(x) & np.isfinite(y)).any() or not front:
+        return None
+    on = {row["genotype"]: row["number"] for row in front}
+    axes.plot(x, y, "o", color=INK, markersize=4, alpha=0.4, label="finalists")
+    kept = sorted(front, key=lambda row: float(numbers([row], cost)[0]))
+    line = scale * numbers(kept, cost), 100 * numbers(kept, "error")
+    axes.plot(*line, "o-", color=FIRST, markersize=6, label="front")
+    hints = []
+    for at_x, at_y, row in zip(x, y, finalists, strict=True):
+        number = on.get(row["genotype"])
+        if number is not None:
+            axes.annotate(number, (at_x, at_y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        text = f"{'cell ' + number if number else 'not on the front'}: error {at_y:.2f}%, {at_x:.3g}"
+        hints.append(Hint(text, at_x, at_y, at_x, at_y))
+    axes.set(xlabel=NAMES.get(cost, cost), ylabel="validation error, %")
+    return Drawn("Finalists after their training from scratch; the numbers are those of the front.", hints)

@@ -30,7 +30,9 @@ def training_command(arch: str | Path, settings: Mapping[str, Any], images: int 
     published network (36 channels, 20 cells) stands to the published candidates (16, 8). A cell of
     NAS-Bench-201 gets the size of its table's networks, and no auxiliary head.
     """
-    limited = any(settings.get(name) is not None for name in LIMITS)
+    limited = (
+        any(settings.get(name) is not None for name in LIMITS) or len(settings.get("objectives", ())) > 1
+    )
     channels, layers = settings.get("init_channels", 16), settings.get("layers", 8)
     graph = settings.get("space", "darts") == "nasbench201"
     if limited or graph:
@@ -120,6 +122,25 @@ def _plots(run: RecordedRun) -> str:
     return "\n".join(sections)
 
 
+def _front(run: RecordedRun) -> str:
+    """The finalists by error and each cost, where the search had several objectives."""
+    costs = [name for name in run.config.get("objectives", ()) if name != "error"]
+    drawn = "".join(
+        looks.figure(
+            f"front-{cost}", partial(plots.front, finalists=run.finalists, front=run.front, cost=cost)
+        )
+        for cost in costs
+    )
+    if not drawn:
+        return ""
+    how = f"--arch '{run.folder}#NUMBER'"
+    return (
+        "<section><h2>The front</h2><p>Each cell on it is the best of the finalists for what it costs. Train "
+        f"one with <code>{escape(how)}</code>; the numbers are those of front.csv.</p>"
+        f'<div class="plots">{drawn}</div></section>'
+    )
+
+
 def _settings(run: RecordedRun) -> str:
     """Every setting of the run: first those that differ from the defaults of today, the others folded."""
     known = defaults("train_search.py")
@@ -153,6 +174,7 @@ def page(run: RecordedRun, drawings: dict[str, str]) -> str:
         _cells(run, drawings),
         winner.descent(run),
         winner.finalists(run),
+        _front(run),
         _plots(run),
         _settings(run),
     ]

@@ -25,6 +25,7 @@ TABLES = {  # with the columns that each must have
     "generations": ("generation", "diversity"),
     "finalists": ("rank", "genotype"),
     "baseline": ("genotype", "loss", "error", "test_error"),
+    "front": ("number", "genotype", "error"),
 }
 
 
@@ -41,6 +42,7 @@ class RecordedRun:
     generations: list[Row] = field(default_factory=list)
     finalists: list[Row] = field(default_factory=list)
     baseline: list[Row] = field(default_factory=list)
+    front: list[Row] = field(default_factory=list)
     cell: AnyGenotype | None = None
     images: int | None = None  # that train and compare, as far as that is known
     finished: bool = False

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 import genotypes
 import visualize
@@ -15,6 +18,7 @@ from images import sets
 from model import Network
 from pictures import ancestry, report
 from search.candidates import Job, Task, compare, train_all
+from search.front import undominated
 from search.record import Finalist, baseline_in_words
 from search.run import SearchRun
 from training import card
@@ -139,7 +143,12 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
     found = ancestry.description(run.record.history, cell, recipe)
     state = card.describe_network(network, images=images, recipe=recipe, result=result) | {"found": found}
     checkpoint.save(folder.path / "model.pt", state)
-    folder.write_table("finalists.csv", table(run, tested.error))
+    rows = table(run, tested.error)
+    folder.write_table("finalists.csv", rows)
+    if run.search.front is not None:
+        folder.write_table("front.csv", front(run, rows))
+        count = len(front(run, rows))
+        log.info(f"front: {counted(count, 'cell')} in front.csv; take one as --arch '{folder.path}#NUMBER'")
     folder.write_table("baseline.csv", run.record.baseline)
     write_atomically(folder.path / "genotype.json", cell + "\n")
     parameters, multiply_adds = run.full_size(best.genotype)
@@ -162,6 +171,20 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         log.info(f"  report: {visualize.write_report(folder.path)}")
     except (ValueError, OSError) as error:  # the search is done all the same
         log.warning(f"  no report: {error}; write it later with: visualize.py {folder.path}")
+
+
+def front(run: SearchRun, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of front.csv: the finalists that no other one beats in score and all costs, best score first."""
+    finite = [row for row in rows if math.isfinite(row["loss"])]
+    costs = [name for name in run.config.objectives if name != "error"]
+    # The rows are in order of the scores.
+    values = np.array([[row["rank"], *(row[name] for name in costs)] for row in finite], dtype=np.float64)
+    kept = [row for row, stays in zip(finite, undominated(values), strict=True) if stays]
+    columns = ("genotype", "loss", "error", "training_loss", "parameters", "multiply_adds", "latency")
+    return [
+        {"number": number, **{name: row[name] for name in columns if name in row}}
+        for number, row in enumerate(kept, start=1)
+    ]
 
 
 def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from model_search import FullSize
 from search import prior
 from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
+from search.front import Costs
 from search.latency import Conditions, Latency, Table, table_for, write
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record
@@ -47,6 +48,7 @@ BEFORE = {  # settings of searches that knew no others
     "latency_batch_size": 1,
     "deterministic": False,
     "prior": "auto",
+    "objectives": ("error",),
 }
 LATENCY = "latency.json"  # in the run folder: the table by which cells were refused
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
@@ -218,7 +220,7 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
 
 def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> Latency | None:
     """What estimates latencies, for --max_latency: one process measures, where no table is kept."""
-    if config.max_latency is None:
+    if config.max_latency is None and "latency" not in config.objectives:
         return None
     conditions = Conditions(
         task.device, task.precision, config.channels_last, config.latency_batch_size, config.threads
@@ -253,7 +255,22 @@ def make_search(
         ),
         accept=limit(config, full_size, latency),
         prior=expected,
+        costs=costs(config, full_size, latency),
     )
+
+
+def costs(config: Any, full_size: FullSize, latency: Latency | None) -> Costs | None:
+    """What a cell costs, in the order of the flags; None where its error is the only objective."""
+    names = [name for name in config.objectives if name != "error"]
+
+    def found(cell: AnyGenotype) -> list[float]:
+        parameters, multiply_adds = full_size(cell)
+        known = {"parameters": float(parameters), "multiply_adds": float(multiply_adds)}
+        if latency is not None:
+            known["latency"] = latency(cell)
+        return [known[name] for name in names]
+
+    return found if names else None
 
 
 def limit(
@@ -261,7 +278,7 @@ def limit(
 ) -> Callable[[AnyGenotype], bool] | None:
     """Whether a cell keeps to the limits; None where there are none."""
     sizes = (config.max_parameters, config.max_multiply_adds)
-    if latency is None:
+    if latency is None or config.max_latency is None:
         return None if sizes == (None, None) else lambda cell: full_size.within(cell, *sizes)
     return lambda cell: full_size.within(cell, *sizes) and latency(cell) <= config.max_latency
 

@@ -158,10 +158,10 @@ def write(run: TrainingRun, config: Any, state: dict[str, Any], costs: dict[str,
 
 def found_by_search(arch: str | None) -> dict[str, Any] | None:
     """Where the cell of `--arch` came from, if that is the folder of a search whose tables can be read."""
-    if not arch or arch in genotypes.names() or not tables.is_run(Path(arch)):
+    if not arch or arch in genotypes.names() or not tables.is_run(genotypes.run_of(arch)):
         return None
     try:
-        run = tables.read_run(Path(arch))
+        run = tables.read_run(genotypes.run_of(arch))
         cell = genotypes.to_json(genotypes.lookup(arch))
         return {"search": Path(arch).name} | ancestry.description(run.history, cell, run.config)
     except ValueError:  # a training that is over is not lost for a table that somebody changed
