@@ -62,8 +62,12 @@ class Kernel:
 
     def between(self, x: Projected, y: Projected, logs: np.ndarray) -> np.ndarray:
         """Covariances of projected rows, (n, m), of different architectures."""
+        return x[0] @ y[0].T + self.interactions(x, y, logs)
+
+    def interactions(self, x: Projected, y: Projected, logs: np.ndarray) -> np.ndarray:
+        """The covariances without the linear part, (n, m)."""
         distance = (x[1] ** 2).sum(1)[:, None] + (y[1] ** 2).sum(1)[None] - 2 * x[1] @ y[1].T
-        return x[0] @ y[0].T + math.exp(logs[self.linear]) * np.exp(-0.5 * np.maximum(distance, 0))
+        return math.exp(logs[self.linear]) * np.exp(-0.5 * np.maximum(distance, 0))
 
     def paired(self, x: Projected, y: Projected, logs: np.ndarray) -> np.ndarray:
         """Covariances of row i with row i, of different architectures; one row of `y` serves all. (n,)"""

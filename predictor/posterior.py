@@ -140,8 +140,15 @@ class Posterior:
 
     def mean(self, rows: Integers) -> np.ndarray:
         """Posterior mean of f, (n,)."""
-        across = self._across(rows, self.kernel.project(rows, self.logs))
-        return self.expected(rows) + self._weights[1 : len(across) + 1] @ across
+        here, known = self.kernel.project(rows, self.logs), self._known()
+        weights = self._weights[1 : len(self.places) + 1]
+        found = here[0] @ (weights @ known[0])  # no matrix of covariances for the linear part
+        found += weights @ self.kernel.interactions(known, here, self.logs)
+        for column, row in enumerate(np.ascontiguousarray(rows, dtype=np.int64)):
+            place = self.places.get(row.tobytes())
+            if place is not None:
+                found[column] += weights[place] * self.others["own"]
+        return self.expected(rows) + found * math.exp(-self.others["fade"] * (self.now - self.begun))
 
     def _across(self, rows: Integers, here: Projected) -> np.ndarray:
         """Covariances of the distinct architectures, when this began, with `rows` now; (distinct, n)."""
