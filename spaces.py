@@ -13,7 +13,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cells import NASBENCH201, OPERATIONS, PRIMITIVES, known_operations
+import numpy as np
+
+from cells import NASBENCH201, OPERATIONS, PRIMITIVES, AnyGenotype, known_operations
 from encoding import CellSpace
 from graph_space import GraphSpace
 
@@ -70,6 +72,12 @@ class Space:
             operations=self.searched,
             one_cell=self.cells == "normal",
         )
+
+    def uniform(self, operation: str) -> AnyGenotype:
+        """The cell all of whose edges have one of the operations; in DARTS they begin at the cell's inputs."""
+        encoding, place = self.encoding(), self.searched.index(operation)
+        row = [place] if isinstance(encoding, GraphSpace) else [0, place, 1, place]
+        return encoding.architecture(np.array(row * (encoding.positions // len(row))))
 
     @property
     def full_size(self) -> tuple[int, int]:

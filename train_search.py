@@ -130,6 +130,10 @@ class Config:
     """in milliseconds for a batch, estimated from edges that are measured on this machine"""
     latency_batch_size: int = 1
     """images in the batch of --max_latency"""
+    max_memory: float | None = None
+    """in GiB, of training the full-size network in float32: what a step keeps, counted"""
+    memory_batch_size: int = 128
+    """images in the batch of --max_memory"""
     full_channels: int | None = None
     """channels of the full-size network, for the limits; default 36, for nasbench201 16"""
     full_layers: int | None = None
@@ -165,8 +169,8 @@ class Config:
         check_range(self, "seed recalibrate", 0, 2**63 - 1)
         check_range(self, "baseline", 0, 10**6)
         check_range(self, "learning_rate final_learning_rate grad_clip", 0, 1e38, open_low=True)
-        check_range(self, "max_parameters max_multiply_adds max_latency", 0, open_low=True)
-        check_range(self, "latency_batch_size", 1, 10**4)
+        check_range(self, "max_parameters max_multiply_adds max_latency max_memory", 0, open_low=True)
+        check_range(self, "latency_batch_size memory_batch_size", 1, 10**5)
         check_range(self, "learning_rate_min momentum weight_decay audit_share", 0, 1)
         check_range(self, "drop_path_prob", 0, 0.99)
         if self.pop_size % 2:
@@ -209,8 +213,8 @@ class Config:
 
     def _check_effects(self) -> None:
         """Raise ValueError for a flag that would have no effect."""
-        limits = (self.max_parameters, self.max_multiply_adds, self.max_latency)
-        no_limit = limits == (None, None, None) and self.objectives == ("error",)
+        limits = {self.max_parameters, self.max_multiply_adds, self.max_latency, self.max_memory}
+        no_limit = limits == {None} and self.objectives == ("error",)
         unset = ((None, None), (36, 20))  # the second: in the settings of older runs
         if no_limit and (self.full_channels, self.full_layers) not in unset:
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
@@ -218,6 +222,8 @@ class Config:
             raise ValueError(
                 f"--latency_batch_size {self.latency_batch_size}: no effect without --max_latency"
             )
+        if self.max_memory is None and self.memory_batch_size != 128:
+            raise ValueError(f"--memory_batch_size {self.memory_batch_size}: no effect without --max_memory")
         if self.estimate == "weight_set" and self.candidate_epochs != 1:
             epochs = self.candidate_epochs
             raise ValueError(f"--candidate_epochs {epochs}: no effect without --estimate alone")

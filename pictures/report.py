@@ -20,7 +20,7 @@ from pictures.tables import RecordedRun, defaults, numbers, trained
 from pictures.words import chance, duration, is_winner, value, verdict
 from spaces import FULL_SIZE
 
-LIMITS = ("max_parameters", "max_multiply_adds", "max_latency")
+LIMITS = ("max_parameters", "max_multiply_adds", "max_latency", "max_memory")
 
 
 def training_command(arch: str | Path, settings: Mapping[str, Any], images: int | None = None) -> str:

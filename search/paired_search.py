@@ -242,7 +242,7 @@ class PairedSearch:
                 return vector
         raise ValueError(
             f"no acceptable architecture among {TRIES} proposals: "
-            "loosen --max_parameters, --max_multiply_adds or --max_latency"
+            "loosen --max_parameters, --max_multiply_adds, --max_latency or --max_memory"
         )
 
     def _accepts(self, architecture: Architecture) -> bool:

@@ -30,6 +30,7 @@ from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
 from search.front import Costs
 from search.latency import Conditions, Latency, Table, table_for, write
+from search.memory import TrainingMemory
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record
 from spaces import Space
@@ -46,6 +47,8 @@ BEFORE = {  # settings of searches that knew no others
     "baseline": 0,
     "max_latency": None,
     "latency_batch_size": 1,
+    "max_memory": None,
+    "memory_batch_size": 128,
     "deterministic": False,
     "prior": "auto",
     "objectives": ("error",),
@@ -277,10 +280,28 @@ def limit(
     config: Any, full_size: FullSize, latency: Latency | None = None
 ) -> Callable[[AnyGenotype], bool] | None:
     """Whether a cell keeps to the limits; None where there are none."""
+    checks: list[Callable[[AnyGenotype], bool]] = []  # the quick ones first
     sizes = (config.max_parameters, config.max_multiply_adds)
-    if latency is None or config.max_latency is None:
-        return None if sizes == (None, None) else lambda cell: full_size.within(cell, *sizes)
-    return lambda cell: full_size.within(cell, *sizes) and latency(cell) <= config.max_latency
+    if sizes != (None, None):
+        checks.append(lambda cell: full_size.within(cell, *sizes))
+    if latency is not None and config.max_latency is not None:
+        checks.append(lambda cell: latency(cell) <= config.max_latency)
+    if config.max_memory is not None:
+        memory = TrainingMemory(full_size, config.memory_batch_size)
+        check_memory(config, memory)
+        checks.append(lambda cell: memory(cell) <= config.max_memory * 2**30)
+    return (lambda cell: all(check(cell) for check in checks)) if checks else None
+
+
+def check_memory(config: Any, memory: TrainingMemory) -> None:
+    """Raise ValueError where cells of the lightest operation take more than the limit: nearly all would."""
+    space = Space.of(config)
+    least = min(memory(space.uniform(operation)) for operation in space.searched if operation != "none")
+    if least > config.max_memory * 2**30:
+        raise ValueError(
+            f"--max_memory {config.max_memory}: cells of the lightest operation take {least / 2**30:.3g} GiB "
+            f"with {config.memory_batch_size} images a step"
+        )
 
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:
