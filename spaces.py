@@ -74,7 +74,7 @@ class Space:
         )
 
     def uniform(self, operation: str) -> AnyGenotype:
-        """The cell all of whose edges have one of the operations; in DARTS they begin at the cell's inputs."""
+        """The cell all of whose edges have one operation; in DARTS they begin at the cell's inputs."""
         encoding, place = self.encoding(), self.searched.index(operation)
         row = [place] if isinstance(encoding, GraphSpace) else [0, place, 1, place]
         return encoding.architecture(np.array(row * (encoding.positions // len(row))))

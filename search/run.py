@@ -287,20 +287,18 @@ def limit(
     if latency is not None and config.max_latency is not None:
         checks.append(lambda cell: latency(cell) <= config.max_latency)
     if config.max_memory is not None:
-        memory = TrainingMemory(full_size, config.memory_batch_size)
+        memory = TrainingMemory(full_size, Space.of(config), config.memory_batch_size)
         check_memory(config, memory)
-        checks.append(lambda cell: memory(cell) <= config.max_memory * 2**30)
+        checks.append(lambda cell: memory.within(cell, config.max_memory * 2**30))
     return (lambda cell: all(check(cell) for check in checks)) if checks else None
 
 
 def check_memory(config: Any, memory: TrainingMemory) -> None:
     """Raise ValueError where cells of the lightest operation take more than the limit: nearly all would."""
-    space = Space.of(config)
-    least = min(memory(space.uniform(operation)) for operation in space.searched if operation != "none")
-    if least > config.max_memory * 2**30:
+    if memory.lightest > config.max_memory * 2**30:
         raise ValueError(
-            f"--max_memory {config.max_memory}: cells of the lightest operation take {least / 2**30:.3g} GiB "
-            f"with {config.memory_batch_size} images a step"
+            f"--max_memory {config.max_memory}: cells of the lightest operation take "
+            f"{memory.lightest / 2**30:.3g} GiB with {config.memory_batch_size} images a step"
         )
 
 

@@ -13,7 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 import genotypes
 from model import NetworkCIFAR
 from model_search import FullSize
+from search.latency import random_cells
 from search.memory import TrainingMemory
+from spaces import Space
 
 SIZE = FullSize(C=8, layers=5, num_classes=10)
 
@@ -39,14 +41,23 @@ def peak(cell: genotypes.AnyGenotype, batch_size: int) -> int:
 @pytest.mark.parametrize("name", ["RelativeNAS", "DARTS_V1", "PairNAS_digits"])
 def test_the_count_is_what_a_step_allocates(name: str) -> None:
     cell = genotypes.lookup(name)
-    assert TrainingMemory(SIZE, 24)(cell) == pytest.approx(peak(cell, 24), rel=0.06)
+    assert TrainingMemory(SIZE, Space(), 24)(cell) == pytest.approx(peak(cell, 24), rel=0.06)
 
 
 def test_twice_the_images_take_twice_the_memory_but_not_of_the_weights() -> None:
     cell = genotypes.lookup("RelativeNAS")
-    some, more = (TrainingMemory(SIZE, count)(cell) for count in (100, 200))
+    some, more = (TrainingMemory(SIZE, Space(), count)(cell) for count in (100, 200))
     weights = 12 * SIZE(cell)[0]
     assert more - weights == pytest.approx(2 * (some - weights), rel=1e-3)
+
+
+@pytest.mark.parametrize("space", ["darts", "nasbench201"])
+def test_the_quick_answer_is_the_counted_one(space: str) -> None:
+    memory = TrainingMemory(FullSize(C=4, layers=5, num_classes=10, image_size=16), Space(space), 50)
+    cells = random_cells(Space(space), 40, 7)
+    counted = sorted(memory(cell) for cell in cells)
+    for limit in (counted[5], counted[20], counted[35]):
+        assert [memory.within(cell, limit) for cell in cells] == [memory(cell) <= limit for cell in cells]
 
 
 def test_a_search_refuses_cells_that_take_more(program: Program) -> None:
@@ -54,7 +65,7 @@ def test_a_search_refuses_cells_that_take_more(program: Program) -> None:
     code, _, err = program.run(*TINY, *flags, "--save", "memory")
     assert code == 0, err
     size = FullSize(C=8, layers=5, num_classes=10, in_channels=1, image_size=8)
-    memory = TrainingMemory(size, 100)
+    memory = TrainingMemory(size, Space(), 100)
     taken = [memory(cell) / 2**30 for cell in cells(program, "memory")]
     assert max(taken) <= 0.018
     code, _, err = program.run(*TINY, "--save", "memory_free")
