@@ -23,7 +23,7 @@ COUNTED = 2  # images of the batch that is counted; batch-norm needs two
 COPIES = 3  # of the weights: themselves, gradients, momentum
 SAMPLED = 48  # random cells that are counted
 POOLED = "pool_3x3"
-CONVOLUTIONS = (
+CONVOLUTIONS: tuple[str, ...] = (
     "sep_conv_3x3",
     "sep_conv_5x5",
     "sep_conv_7x7",
