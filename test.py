@@ -27,7 +27,7 @@ class Config(EvaluationConfig):
     """Evaluate a network on the test images of a data set."""
 
     # --- images
-    set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] | None = None
+    set: Literal["digits", "cluttered_digits", "fashion_mnist", "cifar10", "cifar100", "folder"] | None = None
     """data set to test on; default that of the training, or cifar10"""
 
 
@@ -79,7 +79,7 @@ def load(config: Config) -> Loaded:
     loaded, state = load_described(SMALL, config)
     if loaded is None:
         weights = state.get("state_dict", state)
-        size = {"digits": 8, "fashion_mnist": 28}.get(config.set or "", 32)
+        size = {"digits": 8, "cluttered_digits": 16, "fashion_mnist": 28}.get(config.set or "", 32)
         facts = facts_of_flags(config, PUBLISHED, weights, "stem.0.weight") | {"image_size": size}
         return Loaded(load_network(skeleton(facts["genotype"]), config, facts, weights))
     if config.set and (config.predict or config.export):

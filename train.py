@@ -27,7 +27,9 @@ from training.config import TrainingConfig
 class ImageFlags:
     """The images."""
 
-    set: Literal["auto", "digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "auto"
+    set: Literal["auto", "digits", "cluttered_digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = (
+        "auto"
+    )
     """data set; "folder" reads class folders of images from --data; auto: that of the search which --arch
     names by its folder, else cifar10"""
     data: str = "data"

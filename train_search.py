@@ -29,7 +29,7 @@ class Config:
     """Search for a cell by paired learning; the defaults are the published CIFAR-10 settings."""
 
     # --- images
-    set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
+    set: Literal["digits", "cluttered_digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
     """data set; "folder" reads class folders of images from --data"""
     data: str = "data"
     """folder that holds the data sets, or the class folders"""

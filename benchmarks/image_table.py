@@ -70,7 +70,7 @@ class Config:
 
     out: str
     """folder of the table; what it holds already is not done again"""
-    set: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
+    set: Literal["digits", "cluttered_digits", "fashion_mnist", "cifar10", "cifar100", "folder"] = "cifar10"
     """data set; "folder" reads class folders of images from --data"""
     data: str = "data"
     """folder that holds the data sets, or the class folders"""

@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from images import files
+from images.clutter import any_digit, finished, ground, paint, place
 from utils import derive_seed
 
 SIZE = 96  # rows and columns
 COUNTS = {"train": 1000, "test": 500}
 SMALLEST, LARGEST = 20, 44  # rows and columns of a digit
+BRIGHTEST, DARKEST = 110, 120  # of the ground's colours and of the digits'
+NOISE = 6  # sd of each pixel
 INK = 0.4  # of a pixel's cover, from which on it belongs to the digit
 
 
@@ -41,57 +43,24 @@ def scenes(part: str, count: int | None = None) -> Scenes:
 
 
 def _scene(random: np.random.Generator, digits: files.Arrays) -> tuple:
-    canvas = _ground(random)
+    canvas = ground(random, SIZE, BRIGHTEST)
     for _ in range(random.integers(4, 9)):  # clutter: a quarter of a digit each
-        glyph = _any(random, digits)[0]
+        glyph = any_digit(random, digits)[0]
         y, x = random.integers(0, 5, 2)
-        _paint(random, canvas, glyph[y : y + 4, x : x + 4], *_place(random, int(random.integers(6, 17))))
+        size = int(random.integers(6, 17))
+        paint(random, canvas, glyph[y : y + 4, x : x + 4], *place(random, size, SIZE), size, DARKEST)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     boxes: list[list[int]] = []
     labels: list[int] = []
     for _ in range(random.integers(1, 6)):
-        glyph, label = _any(random, digits)
-        y, x, size = _place(random, int(random.integers(SMALLEST, LARGEST + 1)))
+        glyph, label = any_digit(random, digits)
+        size = int(random.integers(SMALLEST, LARGEST + 1))
+        y, x = place(random, size, SIZE)
         if mask[max(0, y - 2) : y + size + 2, max(0, x - 2) : x + size + 2].any():
             continue  # the place is taken
-        ink = _paint(random, canvas, glyph, y, x, size) > INK
+        ink = paint(random, canvas, glyph, y, x, size, DARKEST) > INK
         mask[y : y + size, x : x + size][ink] = label + 1
         rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
         boxes.append([x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1])
         labels.append(label + 1)
-    image = np.clip(canvas + random.normal(0, 6, canvas.shape), 0, 255).astype(np.uint8)
-    return image, mask, np.array(boxes, np.float32), np.array(labels, np.int64)
-
-
-def _any(random: np.random.Generator, digits: files.Arrays) -> tuple[NDArray[np.uint8], int]:
-    """A digit (8, 8) and its class."""
-    index = random.integers(len(digits.labels))
-    return digits.images[index, :, :, 0], int(digits.labels[index])
-
-
-def _ground(random: np.random.Generator) -> NDArray[np.float64]:
-    """A dark ground (96, 96, 3) between four random colours."""
-    corners = random.integers(0, 110, (2, 2, 3)).astype(np.uint8)
-    shaded = Image.fromarray(corners).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return np.asarray(shaded, dtype=np.float64).copy()
-
-
-def _place(random: np.random.Generator, size: int) -> tuple[int, int, int]:
-    y, x = random.integers(0, SIZE - size + 1, 2)
-    return int(y), int(x), size
-
-
-def _paint(
-    random: np.random.Generator,
-    canvas: NDArray[np.float64],
-    glyph: NDArray[np.uint8],
-    y: int,
-    x: int,
-    size: int,
-) -> NDArray[np.float64]:
-    """Paint the glyph in a bright colour; how far it covers each pixel of its square, (size, size)."""
-    grown = Image.fromarray(np.ascontiguousarray(glyph)).resize((size, size), Image.Resampling.BICUBIC)
-    cover = np.asarray(grown, dtype=np.float64) / 255
-    square = canvas[y : y + size, x : x + size]
-    square += cover[..., None] * (random.integers(120, 256, 3) - square)
-    return cover
+    return finished(random, canvas, NOISE), mask, np.array(boxes, np.float32), np.array(labels, np.int64)

@@ -33,7 +33,7 @@ class Augmentation(NamedTuple):
         """
         return Augmentation(
             crop_padding=(image_size + 4) // 8,
-            flip=(name != "digits") if flip is None else flip,
+            flip=not name.endswith("digits") if flip is None else flip,
             cutout_length=image_size // 2 if cutout else 0,
         )
 

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from images import cache, files
+from images import cache, clutter, files
 from images.augmentation import Augmentation, augment, draw
 from images.files import SMALLEST_IMAGE
 
-SETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
+SETS = ("digits", "cluttered_digits", "fashion_mnist", "cifar10", "cifar100", "folder")
 PARTS = ("train", "test")
 
 
@@ -273,6 +273,8 @@ def load(
     folder = Path(folder).expanduser()
     if name == "digits":
         arrays = files.digits(part)
+    elif name == "cluttered_digits":
+        arrays = clutter.arrays(part)
     elif name == "fashion_mnist":
         arrays = files.fashion_mnist(folder, part)
     elif name == "folder":

@@ -146,7 +146,7 @@ def test_digits_are_complete_stratified_and_fixed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnist",), "--set mnist: .*digits, fashion_mnist, cifar10, cifar100, folder"),
+        (("mnist",), "--set mnist: .*digits, cluttered_digits, fashion_mnist, cifar10, cifar100, folder"),
         (("digits", "data", "val"), "'val'"),
         (("digits", "data", "train", 4), "--image_size 4"),
         (("folder", "data", "train", 4), "--image_size 4"),
