@@ -30,8 +30,11 @@ import scipy.stats
 from common.flags import check_range, parse, run_script
 from encoding import CellSpace
 from pair_predictor import PairPredictor
+from search.zero_cost import NAMES
 
 FOLDS = 10
+LOGARITHMS = ("nwot", "synflow")  # these scores are logarithms already
+BEFORE = ("parameters", "multiply_adds", *NAMES)  # columns known before training
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,36 @@ def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.n
     return found
 
 
+def zero_cost(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
+    """What is known before training, as estimates; larger is taken for better, so a tau may be negative."""
+    there = [name for name in BEFORE if name in trainings.columns]
+    return {f"{name.replace('_', ' ')}, untrained": (0, -trainings.columns[name]) for name in there}
+
+
+def with_scores(trainings: Trainings, values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Estimates `values` of unseen cells (n, repeats), joined with what is known before training.
+
+    By least squares with a little ridge, from `target` of the cells in other folds; on logarithms.
+    """
+    known = [
+        trainings.columns[name] if name in LOGARITHMS else np.log(np.abs(trainings.columns[name]) + 1e-12)
+        for name in BEFORE
+    ]
+    found = np.full_like(values, math.nan)
+    for repeat in range(values.shape[1]):
+        table = np.stack([values[:, repeat], *(column[:, repeat] for column in known)], axis=1)
+        table = (table - np.nanmean(table, axis=0)) / np.nanstd(table, axis=0)
+        whole = np.flatnonzero(np.isfinite(table).all(axis=1) & np.isfinite(target[:, repeat]))
+        order = np.random.default_rng(0).permutation(whole)
+        for fold in range(FOLDS):
+            asked = order[fold::FOLDS]
+            others = np.setdiff1d(order, asked)
+            x, y = table[others], target[others, repeat]
+            weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ (y - y.mean()))
+            found[asked, repeat] = table[asked] @ weights
+    return found
+
+
 def predicted(cells: list[str], values: np.ndarray, folds: int) -> np.ndarray:
     """Minus the predictor's qualities of cells (n,), from `values` (n,) of those in other folds, or of all.
 
@@ -131,6 +164,9 @@ def predictions(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
         for name, folds, cost in (("seen", 1, end), ("unseen", FOLDS, 0)):
             values = np.stack([predicted(trainings.cells, column, folds) for column in losses.T], axis=1)
             found[f"predictor, {name}, training loss {end}"] = (cost, values)
+            if name == "unseen" and set(BEFORE) <= set(trainings.columns):
+                joined = with_scores(trainings, values, losses)
+                found[f"predictor and scores, unseen, training loss {end}"] = (0, joined)
     return found
 
 
@@ -189,6 +225,7 @@ def measure_estimates(config: Config) -> dict[str, Any]:
     if accuracy.shape[1] < 2:
         raise ValueError(f"--table {config.table}: estimates need cells with two repeats or more")
     made = {name: (cost, values, full.cells) for name, (cost, values) in estimates(full, False).items()}
+    made |= {name: (cost, values, full.cells) for name, (cost, values) in zero_cost(full).items()}
     if config.predictor:
         made |= {name: (cost, values, full.cells) for name, (cost, values) in predictions(full).items()}
     made["another full training"] = (full.epochs, -accuracy, full.cells)

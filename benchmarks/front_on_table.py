@@ -7,8 +7,7 @@
 The cost is that of the full-size network; the error is the table's. Reported is the hypervolume (pymoo's) of
 all that a strategy has trained, as a share of the box between the least of each objective that any strategy
 met and the most that 99% of random architectures have. `ours` is what `train_search.py --objectives` runs;
-`dominance` and `weights` are the same with other rules for who is fast in a pair; `nsga2` is pymoo's NSGA-II
-with integer operators; `single` is the search for the lowest error alone.
+`nsga2` is pymoo's NSGA-II with integer operators; `single` is the search for the lowest error alone.
 """
 
 from __future__ import annotations
@@ -33,12 +32,10 @@ from common.flags import check_range, parse, run_script
 from encoding import Architecture
 from genotypes import CompleteCell
 from model_search import FullSize
-from search.paired_search import Comparison, Outcome, PairedSearch, Settings
-from utils import generator
+from search.paired_search import Outcome, PairedSearch, Settings
 
 COSTS = ("parameters", "multiply_adds")
 REFERENCE = 2000  # random architectures that set the box
-WEIGHTS = 7  # what a random number is for
 EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  # of the table of NAS-Bench-201
 
 ORDER = [EDGES.index(edge) for edge in ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))]  # by node
@@ -51,7 +48,7 @@ class Config(Source):
     objectives: tuple[str, ...] = ("error", "parameters")
     """error, and parameters or multiply_adds of the full-size network, or both"""
     strategies: tuple[str, ...] = ("ours", "nsga2", "random", "single")
-    """any of ours, dominance, weights, single, random, nsga2"""
+    """any of ours, single, random, nsga2"""
     budgets: tuple[int, ...] = (20, 50, 100, 200)
     """report after so many trainings"""
     seeds: int = 10
@@ -114,38 +111,9 @@ def complete_cell(choices: Architecture) -> CompleteCell:
     return CompleteCell(tuple((NASBENCH201[choices[place]], EDGES[place][0]) for place in ORDER))
 
 
-class Dominance(PairedSearch):
-    """Fast is who is at least as good in all objectives; of two that are not, one by a coin."""
-
-    def _under_a_limit(self, comparison: Comparison, outcome: Outcome) -> tuple[float, float]:
-        assert self.front is not None
-        costs = self.front.costs(np.stack([self.space.choices(one) for one in (comparison.a, comparison.b)]))
-        a, b = ((loss, *cost) for loss, cost in zip((outcome.difference, 0.0), costs.tolist(), strict=True))
-        if all(x <= y for x, y in zip(a, b, strict=True)):
-            return 0.0, 1.0
-        if all(x >= y for x, y in zip(a, b, strict=True)):
-            return 1.0, 0.0
-        coin = generator(self.settings.seed, WEIGHTS, comparison.generation, comparison.pair).random()
-        return coin, 0.5
-
-
-class Weights(PairedSearch):
-    """Fast is who has the lower sum of loss and costs, with random weights for each pair."""
-
-    def _under_a_limit(self, comparison: Comparison, outcome: Outcome) -> tuple[float, float]:
-        assert self.front is not None
-        rng = generator(self.settings.seed, WEIGHTS, comparison.generation, comparison.pair)
-        rows = np.stack([self.space.choices(one) for one in (comparison.a, comparison.b)])
-        costs = self.front.costs(rows) / self.front.limits.std(axis=0)
-        spread = float(np.std(list(self.evaluated.losses.values()))) or 1.0
-        share = rng.dirichlet(np.ones(1 + costs.shape[1]))
-        values = share[0] * np.array([outcome.difference, 0.0]) / spread + costs @ share[1:]
-        return float(values[0]), float(values[1])
-
-
-def paired(world: World, budget: int, seed: int, kind: type[PairedSearch], costs: bool) -> None:
+def paired(world: World, budget: int, seed: int, costs: bool) -> None:
     """The search of train_search.py with its defaults, until the budget is spent."""
-    search = kind(
+    search = PairedSearch(
         space=world.space,
         settings=Settings(seed=seed, generations=10**9, again=False),
         costs=world.costs if costs else None,
@@ -200,7 +168,7 @@ def nsga2(world: World, budget: int, seed: int, population: int) -> None:
         algorithm.tell(infills=asked)
 
 
-STRATEGIES = ("ours", "dominance", "weights", "single", "random", "nsga2")
+STRATEGIES = ("ours", "single", "random", "nsga2")
 
 
 def run(world: World, config: Config, strategy: str, budget: int, seed: int) -> None:
@@ -210,8 +178,7 @@ def run(world: World, config: Config, strategy: str, budget: int, seed: int) -> 
     elif strategy == "nsga2":
         nsga2(world, budget, seed, config.population)
     else:
-        kind = {"dominance": Dominance, "weights": Weights}.get(strategy, PairedSearch)
-        paired(world, budget, seed, kind, costs=strategy != "single")
+        paired(world, budget, seed, costs=strategy == "ours")
 
 
 def trained(task: tuple[Config, str, int]) -> np.ndarray:

@@ -5,7 +5,8 @@
 
 One line of `trainings.csv` is one training: the cell (`arch`, the choices of the search space joined by -),
 its kind (random, or the name it has in genotypes.py), the repeat, the test accuracy after the last epoch, the
-CPU seconds of training, and for every epoch training and validation loss and error. Cells of one repeat share
+CPU seconds of training, for every epoch training and validation loss and error, and what is known before
+training: parameters, multiply-adds and zero-cost scores. Cells of one repeat share
 start values, batches and crops, as candidates of a search do; another repeat has others. The images and
 their split stay. The file is written anew after each training: what was stopped goes on when it is started
 again, with any number of processes, and with more cells or repeats.
@@ -42,9 +43,11 @@ from common.flags import check_range, parse, run_script
 from encoding import CellSpace
 from genotypes import AnyGenotype, Genotype
 from images import sets
+from model import count
 from pair_predictor import PairPredictor
 from search import prior
 from search.candidates import Task, load_task
+from search.zero_cost import scores
 from training import loop
 from training.evaluation import evaluate
 from training.precision import grad_scaler
@@ -209,14 +212,27 @@ def train(work: Work) -> dict[str, Any]:
         for part, number in zip(PARTS, numbers, strict=True):
             seen[f"{part}_{epoch + 1}"] = f"{number:.5g}" if math.isfinite(number) else ""
     tested = evaluate(network, task.clean(test))
-    head = {"arch": arch(work.cell), "kind": work.kind, "repeat": work.repeat}
+    head: dict[str, Any] = {"arch": arch(work.cell), "kind": work.kind, "repeat": work.repeat}
     finite = math.isfinite(tested.loss)
     return head | {
         "accuracy": f"{100 * (1 - tested.error):.3f}" if finite else "",
         "test_loss": f"{tested.loss:.5g}" if finite else "",
         "seconds": f"{spent:.2f}",
         **seen,
+        **before_training(work),
     }
+
+
+def before_training(work: Work) -> dict[str, str]:
+    """What is known of a cell without training: its network's size, and scores of its start on one batch."""
+    assert _prepared is not None
+    config, task, _ = _prepared
+    task = task._replace(seed=derive_seed(config.seed, "table", work.repeat))
+    network = task.weight_set("table").network(work.cell)
+    images, labels = next(iter(task.batches("table", 0)))
+    parameters, multiply_adds = count(network)
+    found = {"parameters": parameters, "multiply_adds": multiply_adds, **scores(network, images, labels)}
+    return {name: f"{value:.7g}" if math.isfinite(value) else "" for name, value in found.items()}
 
 
 PARTS = ("training_loss", "training_error", "validation_loss", "validation_error")
@@ -260,6 +276,12 @@ def open_folder(config: Config) -> Path:
 def main(config: Config) -> None:
     folder = open_folder(config)
     rows = read(folder / TABLE)
+    if any("parameters" not in row for row in rows):  # of a table begun before these were written
+        prepare(config)
+        for row in tqdm(rows, unit="cell"):
+            cell = CellSpace().architecture(np.array([int(choice) for choice in row["arch"].split("-")]))
+            row |= before_training(Work(row["kind"], int(row["repeat"]), cell))
+        write_atomically(folder / TABLE, as_text(rows))
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with (

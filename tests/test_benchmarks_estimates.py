@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import estimates  # noqa: E402
-from estimates import gain, others, quality  # noqa: E402
+from estimates import BEFORE, Trainings, gain, others, quality, with_scores  # noqa: E402
 
 SMALL = "--set digits --images 60 --no_named --epochs 2 --init_channels 2 --layers 1 --batch_size 15"
 
@@ -56,6 +56,32 @@ def test_it_goes_on_with_more_and_gives_what_a_whole_run_gives(table):
     more = run("image_table", "--out", folder, *SMALL.split(), "--cells", 3, "--repeats", 2, "--processes", 2)
     assert more.returncode == 0, more.stderr
     assert lines(folder) == lines(table)
+
+
+def test_a_table_without_what_is_known_before_training_is_completed(table):
+    folder = table.parent / "older"
+    folder.mkdir()
+    (folder / "settings.json").write_text((table / "settings.json").read_text())
+    rows = [{key: value for key, value in row.items() if key not in BEFORE} for row in lines(table)]
+    with open(folder / "trainings.csv", "w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    done = run("image_table", "--out", folder, *SMALL.split(), "--cells", 3, "--repeats", 2)
+    assert done.returncode == 0, done.stderr
+    assert lines(folder) == lines(table)
+    assert all(float(row["parameters"]) > 0 and row["nwot"] for row in lines(folder))
+
+
+def test_the_predictor_chooses_further_cells_and_goes_on(table):
+    whole, parts = table.parent / "chosen", table.parent / "chosen_in_parts"
+    flags = [*SMALL.split(), "--cells", 8, "--repeats", 1]
+    assert run("image_table", "--out", whole, *flags, "--chosen", 3).returncode == 0
+    for chosen in (1, 3):
+        assert run("image_table", "--out", parts, *flags, "--chosen", chosen).returncode == 0
+    assert [row["kind"] for row in lines(whole)] == ["random"] * 8 + ["chosen"] * 3
+    assert len({row["arch"] for row in lines(whole)}) == 11
+    assert lines(parts) == lines(whole)
 
 
 def test_another_table_in_the_folder_is_refused(table):
@@ -104,3 +130,14 @@ def test_what_there_is_to_gain_is_what_was_put_in():
     assert found["best_of"]["25"] == pytest.approx(1.965 * 2.0, rel=0.05)  # expected largest of 25 normals
     assert math.isfinite(found["mean"])
     assert estimates.Config(table="a").random_only
+
+
+def test_scores_are_joined_with_estimates_where_they_tell_more():
+    rng = np.random.default_rng(0)
+    columns = {name: np.exp(rng.standard_normal((80, 2))) for name in BEFORE}
+    truth = np.log(columns["snip"]) + 0.1 * rng.standard_normal((80, 2))
+    trainings = Trainings([str(i) for i in range(80)], columns, 1)
+    useless = rng.standard_normal((80, 2))
+    joined = with_scores(trainings, useless, truth)
+    assert np.corrcoef(joined[:, 0], truth[:, 0])[0, 1] > 0.95
+    assert np.isfinite(joined).all()

@@ -194,3 +194,33 @@ def test_the_predictors_speed_is_compared_with_that_of_another_copy(tmp_path, ca
     found = json.loads((tmp_path / "speed.json").read_text())["seconds"]["search 3"]
     assert found["ratio"] == found["other"]["mean"] / found["this"]["mean"] > 0
     assert "times as long" in capsys.readouterr().out
+
+
+def test_fronts_on_a_table_have_growing_hypervolumes(tmp_path):
+    pytest.importorskip("pymoo")
+    lines = ["arch,accuracy"]
+    for row in product(range(5), repeat=6):  # more 3x3 convolutions, which cost most, are better
+        lines.append(f"{'-'.join(map(str, row))},{80 + 2 * row.count(3) + row.count(1) - row.count(0):.1f}")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    flags = ["--table", str(tmp_path / "table.csv"), "--seeds", "2", "--budgets", "10", "30"]
+    found = run("front_on_table.py", *flags, "--json", str(tmp_path / "front.json"))
+    assert found.returncode == 0, found.stderr
+    volumes = json.loads((tmp_path / "front.json").read_text())["hypervolume"]
+    assert set(volumes) == {"ours", "nsga2", "random", "single"}
+    for strategy in volumes.values():
+        values = [strategy[budget]["mean"] for budget in ("10", "30")]
+        assert 0 < values[0] <= values[1] <= 1
+    assert volumes["ours"]["30"]["mean"] > volumes["random"]["30"]["mean"]
+
+
+def test_a_front_needs_the_error_and_a_cost(tmp_path):
+    for objectives, words in (("error", "error first, then of"), ("parameters error", "error first")):
+        found = run(
+            "front_on_table.py",
+            "--table",
+            write_table(tmp_path / "t.csv"),
+            "--objectives",
+            *objectives.split(),
+        )
+        assert found.returncode == 2
+        assert f"--objectives {objectives}: {words}" in found.stderr
