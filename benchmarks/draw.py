@@ -5,8 +5,8 @@
     cd benchmarks/records/2026-11-24-search-tables
     python ../../draw.py nasbench201.json darts_*.json --out searches.svg         # a panel for each table
 
-Records: JSON of `search_on_table.py`, `estimates.py` or `predictor_on_table.py`, or folders of trainings
-(`card.json`, `epochs.csv`). All records of one picture are of one kind.
+Records: JSON of `search_on_table.py`, `search_on_images.py`, `estimates.py` or `predictor_on_table.py`, or
+folders of trainings (`card.json`, `epochs.csv`). All records of one picture are of one kind.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ TABLES = {
     "nasbench201_cifar10": "NAS-Bench-201, CIFAR-10",
     "nasbench301_surrogate": "DARTS space, NAS-Bench-301",
 }
+IMAGES = {"folder": "CIFAR-10 as JPEG files", "fashion_mnist": "Fashion-MNIST"}
 COLOURS = (  # ours first
     *("#C2410C", "#1F5FAD", "#8A929C", "#00796B", "#8E5BB5"),
     *("#B08A00", "#5BA7F0", "#C2185B", "#4E7D2C"),
@@ -73,12 +74,16 @@ def read(path: Path) -> tuple[str, Record]:
         found = json.loads(path.read_text())
         keys = {"strategies": "search", "estimates": "estimates", "pairs": "predictor"}
         kind = next((kind for key, kind in keys.items() if key in found), None)
+        if kind == "search" and "searches" in found:
+            kind = "images"
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: no record ({error})") from None
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename}: no such file") from None
     if kind is None or (kind == "search" and "table" not in found):
-        raise ValueError(f"{path}: not a record of search_on_table, estimates or predictor_on_table")
+        raise ValueError(
+            f"{path}: not a record of search_on_table, search_on_images, estimates or predictor_on_table"
+        )
     return kind, found
 
 
@@ -87,6 +92,9 @@ def panel_of(kind: str, record: Record) -> str:
     if kind == "search":
         epochs = " (12 epochs observed)" if record["config"].get("observe") == "accuracy_12_epochs" else ""
         return str(TABLES.get(record["table"], record["table"])) + epochs
+    if kind == "images":
+        settings = record["config"]["search"]
+        return str(IMAGES.get(settings["set"], settings["set"]))
     if kind == "predictor":
         return str(TABLES.get(record["table"], record["table"]))
     if kind == "estimates":
@@ -119,6 +127,29 @@ def search(axes: Any, records: list[Record]) -> None:
     axes.set(xscale="log", xlabel="distinct architectures evaluated", ylabel="true accuracy, %")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
+
+
+def images(axes: Any, records: list[Record]) -> None:
+    """Test errors of the winners: a dot for each search, a line for each seed, means with 95% intervals."""
+    from scipy import stats
+
+    (record,) = records
+    found = record["searches"]
+    names = sorted(found, key=lambda name: (name != "ours", record["strategies"][name]["test_error"]["mean"]))
+    errors = {name: {run["seed"]: 100 * run["test_error"] for run in found[name]} for name in names}
+    for seed in sorted(set().union(*errors.values())):
+        line = [errors[name].get(seed, math.nan) for name in names]
+        axes.plot(range(len(names)), line, "o-", color="#8A929C", linewidth=0.7, markersize=3, alpha=0.6)
+    for place, name in enumerate(names):
+        values = list(errors[name].values())
+        mean, count = sum(values) / len(values), len(values)
+        deviation = record["strategies"][name]["test_error"]["sd"] or 0.0
+        half = 100 * deviation / math.sqrt(count) * stats.t.ppf(0.975, count - 1) if count > 1 else 0.0
+        axes.errorbar(
+            place, mean, half, marker="D", color=COLOURS[place % len(COLOURS)], capsize=4, linewidth=2
+        )
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n", 1).replace("_", " ") for name in names])
+    axes.set(ylabel="test error of the winner, %", xlim=(-0.5, len(names) - 0.5))
 
 
 def estimates(axes: Any, records: list[Record]) -> None:
@@ -186,12 +217,14 @@ def training(axes: Any, records: list[Record]) -> None:
 
 PANELS: dict[str, Callable[[Any, list[Record]], None]] = {
     "search": search,
+    "images": images,
     "estimates": estimates,
     "predictor": predictor,
     "training": training,
 }
 SEEN = {  # the line above the panels
     "search": "Which search finds the better architecture (mean and standard error over seeds)",
+    "images": "Searches of equal cost on images: winners trained anew (means with 95% intervals)",
     "estimates": "How well short estimates rank cells (95% intervals)",
     "predictor": "How honest the predictor's probabilities are (95% intervals)",
     "training": "Training of a full network: error on the training images",
@@ -210,7 +243,7 @@ def draw(records: list[tuple[str, Record]], format: str) -> bytes:
     panels: dict[str, list[Record]] = {}
     for number, (_, record) in enumerate(records):
         title = panel_of(kind, record)
-        alone = kind in ("estimates", "predictor") and title in panels
+        alone = kind in ("images", "estimates", "predictor") and title in panels
         panels.setdefault(f"{title} ({number + 1})" if alone else title, []).append(record)
     style: dict[Any, Any] = {"svg.hashsalt": kind, "axes.spines.top": False, "axes.spines.right": False}
     style |= {"axes.grid": True, "grid.alpha": 0.2, "axes.axisbelow": True, "legend.frameon": False}
@@ -230,7 +263,9 @@ def draw(records: list[tuple[str, Record]], format: str) -> bytes:
             for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         columns = 6 if len(panels) > 2 else 3
-        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=columns, fontsize=9)
+        if labels:
+            place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "fontsize": 9}
+            figure.legend(labels.values(), labels.keys(), **place)
         output = io.BytesIO()
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
         figure.savefig(output, format=format, dpi=150, facecolor="white", metadata=metadata)

@@ -49,6 +49,15 @@ def test_the_other_kinds(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_searches_on_images_stand_side_by_side(tmp_path: Path) -> None:
+    record = sorted(RECORDS.glob("*-search-on-images/*jpeg.json"))[-1]
+    found = json.loads(record.read_text())
+    assert len(found["searches"]["ours"]) >= 2
+    texts = re.findall(r"<!-- (.*?) -->", drawn(tmp_path, record))
+    assert {"ours", "CIFAR-10 as JPEG files", "test error of the winner, %"} <= set(texts)
+    assert len({name.partition("_")[0] for name in found["searches"]} & set(texts)) >= 2
+
+
 def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "damaged.json").write_text("{")
     (tmp_path / "other.json").write_text('{"rows": []}')
