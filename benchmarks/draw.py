@@ -224,7 +224,7 @@ PANELS: dict[str, Callable[[Any, list[Record]], None]] = {
 }
 SEEN = {  # the line above the panels
     "search": "Which search finds the better architecture (mean and standard error over seeds)",
-    "images": "Searches of equal cost on images: winners trained anew (means with 95% intervals)",
+    "images": "Winners of searches of equal cost, trained anew (95% intervals)",
     "estimates": "How well short estimates rank cells (95% intervals)",
     "predictor": "How honest the predictor's probabilities are (95% intervals)",
     "training": "Training of a full network: error on the training images",
