@@ -140,7 +140,7 @@ def _of_front(run: Path, number: str) -> AnyGenotype:
     if number not in cells:
         raise ValueError(f"{run}#{number}: its front has the cells 1 to {len(cells)}")
     try:
-        return from_json(cells[number])
+        return from_json(cells[number] or "")
     except ValueError as error:
         raise ValueError(f"{file}: cell {number}: {error}") from None
 

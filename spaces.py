@@ -73,6 +73,12 @@ class Space:
             one_cell=self.cells == "normal",
         )
 
+    @property
+    def published(self) -> bool:
+        """Whether these are cells of the published DARTS space, all of them or those with distinct inputs."""
+        shape = (self.space, self.searched, self.nodes or NODES, self.cells)
+        return shape == ("darts", PRIMITIVES, NODES, "both")
+
     def uniform(self, operation: str) -> AnyGenotype:
         """The cell all of whose edges have one operation; in DARTS they begin at the cell's inputs."""
         encoding, place = self.encoding(), self.searched.index(operation)

@@ -18,7 +18,6 @@ import tyro
 
 import genotypes
 from common.flags import check_range, check_save, parse, run_script
-from search.prior import is_published
 from spaces import Space
 
 COSTS = ("parameters", "multiply_adds", "latency")
@@ -129,7 +128,7 @@ class Config:
     max_latency: float | None = None
     """in milliseconds for a batch, estimated from edges that are measured on this machine"""
     latency_batch_size: int = 1
-    """images in the batch of --max_latency"""
+    """images in the batch whose latency counts"""
     max_memory: float | None = None
     """in GiB, of training the full-size network in float32: what a step keeps, counted"""
     memory_batch_size: int = 128
@@ -220,7 +219,7 @@ class Config:
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
         if self.max_latency is None and "latency" not in self.objectives and self.latency_batch_size != 1:
             raise ValueError(
-                f"--latency_batch_size {self.latency_batch_size}: no effect without --max_latency"
+                f"--latency_batch_size {self.latency_batch_size}: no effect where no latency is asked for"
             )
         if self.max_memory is None and self.memory_batch_size != 128:
             raise ValueError(f"--memory_batch_size {self.memory_batch_size}: no effect without --max_memory")
@@ -230,7 +229,7 @@ class Config:
         if self.prior not in ("auto", "none"):
             if self.strategy == "random" or not (self.rank or self.screen or self.decide):
                 raise ValueError(f"--prior {self.prior}: no effect without the predictor")
-            if not is_published(Space.of(self)):
+            if not Space.of(self).published:
                 raise ValueError(
                     f"--prior {self.prior}: a table is of the published space; here is another one"
                 )
@@ -245,7 +244,7 @@ import torch
 from tqdm import tqdm
 
 from common import distributed
-from common.run_folder import new_name, resume
+from common.run_folder import RunFolder, new_name, resume
 from common.words import Progress
 from search.baseline import train_baseline
 from search.candidates import check_batch_size
@@ -261,7 +260,10 @@ def main(config: Config) -> None:
     device = distributed.init(config.device)
     choose_kernels(device, config.deterministic)
     torch.set_num_threads(config.threads)
-    run, test = open_search(config, config.resume or config.save or new_name(config.set), device)
+    path = config.resume or config.save or new_name(config.set)
+    if not config.resume:
+        RunFolder(path).check_free()  # before anything in it is read
+    run, test = open_search(config, path, device)
     problem = run.load_checkpoint() if config.resume else None
     run.check_equal()
     if config.resume:
@@ -270,7 +272,7 @@ def main(config: Config) -> None:
         check_batch_size(run.task)
         run.search.ask()  # says now if no cell keeps to the limits
         run.folder.create(config)
-        run.keep_tables()
+    run.keep_tables()  # of a resumed run too, which may have been killed before
     log = run.folder.start_log()
     if problem:
         log.warning(problem)

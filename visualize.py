@@ -279,6 +279,8 @@ def main(config: Config) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is not a folder")
     name = "nasbench201" if config.arch.startswith("|") else given.stem
+    if genotypes.run_of(config.arch) != given:  # a cell of a front; the folder's name may have dots
+        name = given.name
     if config.others:
         if config.format != "svg":
             raise ValueError(f"--format {config.format}: no effect on a comparison, which is a page")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
@@ -98,16 +98,22 @@ def finalists_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]
 
 def prior_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """The cells that the search's prior expects to be best, of all that is met uphill from random ones."""
+    if run.search.predictor.prior is None:
+        raise ValueError("--prior: prior_only needs one; see --estimate and --space")
     count = run.config.finalists + budget // run.config.final_epochs
     rng = np.random.default_rng(derive_seed(run.config.seed, "prior") % 2**32)
     return uphill(run.search.space, run.search.predictor.posterior(), count, rng), 0
 
 
 def uphill(
-    space: ChoiceSpace, posterior: Posterior, count: int, rng: np.random.Generator
+    space: ChoiceSpace,
+    posterior: Posterior,
+    count: int,
+    rng: np.random.Generator,
+    known: Iterable[tuple[int, ...]] = (),
 ) -> list[AnyGenotype]:
-    """So many cells of high expected quality, none of them a neighbour of another."""
-    banned: set[tuple[int, ...]] = set()
+    """So many cells of high expected quality, none of them `known`, or a neighbour of another."""
+    banned = set(known)
     found = []
     for _ in range(count):
         moves = np.stack([space.sample(rng) for _ in range(MOVES)])

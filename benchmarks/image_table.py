@@ -119,6 +119,8 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
         check_range(self, "chosen", 0)
+        if self.chosen and self.cells < prior.FEWEST:
+            raise ValueError(f"--chosen {self.chosen}: needs --cells {prior.FEWEST} or more to learn from")
         check_range(self, "cells repeats processes epochs init_channels layers", 1)
         check_range(self, "batch_size test_images", 2)
         check_range(self, "images", 4)
@@ -164,7 +166,13 @@ def choose(config: Config, rows: list[dict[str, Any]]) -> list[AnyGenotype]:
     """The next cells that the predictor would like, given the lines of the table so far; reproducible."""
     rng = np.random.default_rng(derive_seed(config.seed, "chosen", len(rows)) % 2**32)
     predictor = PairPredictor(space=CellSpace(), prior=prior.learn(as_text(rows), CellSpace()))
-    return uphill(predictor.space, predictor.posterior(), ROUND, rng)
+    known = {tuple(int(choice) for choice in row["arch"].split("-")) for row in rows}
+    return uphill(predictor.space, predictor.posterior(), ROUND, rng, known)
+
+
+def cell_of(name: str) -> Genotype:
+    """The inverse of `arch`."""
+    return CellSpace().architecture(np.array([int(choice) for choice in name.split("-")]))
 
 
 def arch(cell: AnyGenotype) -> str:
@@ -279,8 +287,7 @@ def main(config: Config) -> None:
     if any("parameters" not in row for row in rows):  # of a table begun before these were written
         prepare(config)
         for row in tqdm(rows, unit="cell"):
-            cell = CellSpace().architecture(np.array([int(choice) for choice in row["arch"].split("-")]))
-            row |= before_training(Work(row["kind"], int(row["repeat"]), cell))
+            row |= before_training(Work(row["kind"], int(row["repeat"]), cell_of(row["arch"])))
         write_atomically(folder / TABLE, as_text(rows))
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
@@ -306,10 +313,13 @@ def main(config: Config) -> None:
 
         train_all(cells(config))
         for number in range(0, config.chosen, ROUND):
-            known = [row for row in rows if row["kind"] != CHOSEN]
-            known += [row for row in rows if row["kind"] == CHOSEN][: number * config.repeats]
-            chosen = choose(config, known)[: config.chosen - number]
-            train_all((CHOSEN, cell) for cell in chosen)
+            there = list(dict.fromkeys(row["arch"] for row in rows if row["kind"] == CHOSEN))
+            before, now = there[:number], there[number : number + ROUND]
+            if len(now) < min(ROUND, config.chosen - number):  # else they were chosen by what was known then
+                known = [row for row in rows if row["kind"] != CHOSEN or row["arch"] in before]
+                train_all((CHOSEN, cell) for cell in choose(config, known)[: config.chosen - number])
+            else:
+                train_all((CHOSEN, cell_of(name)) for name in now)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def open_or_begin(
             say(problem)
     else:
         run.folder.create(settings)
-        run.keep_tables()
+    run.keep_tables()
     return run, test.to(device)
 
 

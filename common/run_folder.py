@@ -53,15 +53,22 @@ class RunFolder:
         """
         distributed.from_main(lambda: self._create(config))
 
+    def check_free(self) -> None:
+        """Raise ValueError where the folder exists and holds anything, in all processes."""
+        distributed.from_main(self._check_free)
+
+    def _check_free(self) -> None:
+        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            raise ValueError(
+                f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
+            )
+
     def _create(self, config: Any) -> None:
-        taken = f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
         try:
-            if self.path.exists() and not self.path.is_dir():
-                raise ValueError(taken)
+            self._check_free()
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            if any(self.path.iterdir()):
-                raise ValueError(taken)
+            self._check_free()  # now that it is ours
         except OSError as error:
             raise OSError(f"--save {self.path}: cannot be made: {error.strerror or error}") from None
         settings = dataclasses.asdict(config)

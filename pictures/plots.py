@@ -1,12 +1,13 @@
 """The plots of a search's tables. Each function fills axes and says what it drew, or None for no plot."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 import utils
 from pictures.looks import CELLS, FIRST, INK, SECOND, Drawn, Hint, colour
-from pictures.tables import Row, numbers, trained
+from pictures.tables import Row, a_lost_less, numbers, trained
 
 NAMES = {
     "parameters": "parameters, millions",
@@ -167,7 +168,7 @@ def foretold(history: list[Row]) -> tuple[np.ndarray, np.ndarray]:
     rows = [row for row in trained(history) if row["winner"] in ("a", "b")]
     probability = numbers(rows, "probability")
     known = (probability >= 0) & (probability <= 1)
-    a_won = np.array([row["winner"] == "a" for row in rows], dtype=bool)
+    a_won = np.array([a_lost_less(row) for row in rows], dtype=bool)
     return probability[known], a_won[known]
 
 
@@ -221,16 +222,16 @@ def calibration(axes: Any, history: list[Row]) -> Drawn | None:
 
 
 def front(axes: Any, finalists: list[Row], front: list[Row], cost: str) -> Drawn | None:
-    """Validation error and cost of the finalists, and the line of those that no other one beats."""
+    """Validation error and cost of the finalists, and which of them no other one beats in score and costs."""
     scale = 1.0 if cost == "latency" else 1e-6
+    finalists = [row for row in finalists if math.isfinite(numbers([row], "loss")[0])]  # the others diverged
     x, y = scale * numbers(finalists, cost), 100 * numbers(finalists, "error")
-    if not (np.isfinite(x) & np.isfinite(y)).any() or not front:
+    if not np.isfinite(x).any() or not front:
         return None
     on = {row["genotype"]: row["number"] for row in front}
     axes.plot(x, y, "o", color=INK, markersize=4, alpha=0.4, label="finalists")
-    kept = sorted(front, key=lambda row: float(numbers([row], cost)[0]))
-    line = scale * numbers(kept, cost), 100 * numbers(kept, "error")
-    axes.plot(*line, "o-", color=FIRST, markersize=6, label="front")
+    there = scale * numbers(front, cost), 100 * numbers(front, "error")
+    axes.plot(*there, "o", color=FIRST, markersize=6, label="front")
     hints = []
     for at_x, at_y, row in zip(x, y, finalists, strict=True):
         number = on.get(row["genotype"])
@@ -239,4 +240,8 @@ def front(axes: Any, finalists: list[Row], front: list[Row], cost: str) -> Drawn
         text = f"{'cell ' + number if number else 'not on the front'}: error {at_y:.2f}%, {at_x:.3g}"
         hints.append(Hint(text, at_x, at_y, at_x, at_y))
     axes.set(xlabel=NAMES.get(cost, cost), ylabel="validation error, %")
-    return Drawn("Finalists after their training from scratch; the numbers are those of the front.", hints)
+    return Drawn(
+        "Finalists after their training from scratch. Numbered are those of the front, which is one of "
+        "scores (validation plus training loss) and all costs: a cell of low error may be beaten in these.",
+        hints,
+    )

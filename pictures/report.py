@@ -135,7 +135,7 @@ def _front(run: RecordedRun) -> str:
         return ""
     how = f"--arch '{run.folder}#NUMBER'"
     return (
-        "<section><h2>The front</h2><p>Each cell on it is the best of the finalists for what it costs. Train "
+        "<section><h2>The front</h2><p>No other finalist has a better score and costs no more. Train "
         f"one with <code>{escape(how)}</code>; the numbers are those of front.csv.</p>"
         f'<div class="plots">{drawn}</div></section>'
     )

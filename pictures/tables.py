@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,15 @@ def read_run(folder: Path) -> RecordedRun:
     return run
 
 
+def a_lost_less(row: Mapping[str, Any]) -> bool:
+    """Whether a had the lower loss in a pair of history.csv: with several objectives that is not who won."""
+    try:
+        difference = float(row.get("difference", ""))
+    except ValueError:
+        difference = math.nan
+    return difference < 0 if math.isfinite(difference) else row["winner"] == "a"
+
+
 def _count_images(log: Path) -> int | None:
     """How many images a search had, to train on and to compare by, as the beginning of its log says."""
     try:
@@ -192,8 +201,9 @@ def defaults(script: str) -> dict[str, Any]:
     config = next(
         node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Config"
     )
-    return {
+    found = {
         node.target.id: ast.literal_eval(node.value)
         for node in config.body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
     }
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}

@@ -6,7 +6,7 @@ import numpy as np
 
 import utils
 from pictures.plots import foretold
-from pictures.tables import RecordedRun, Row, numbers
+from pictures.tables import RecordedRun, Row, a_lost_less, numbers
 
 
 def short(value: float) -> str:
@@ -61,7 +61,7 @@ def verdict(run: RecordedRun) -> str:
     if not audits:
         return f"{text}; none of those that it was sure of was audited."
     claims = numbers(audits, "probability")
-    right = int(sum((p >= 0.5) == (row["winner"] == "a") for p, row in zip(claims, audits, strict=True)))
+    right = int(sum((p >= 0.5) == a_lost_less(row) for p, row in zip(claims, audits, strict=True)))
     low, high = utils.wilson(right / len(audits), len(audits))
     return f"{text}, and was right in {right} of {len(audits)} audits (95% interval {low:.0%} to {high:.0%})."
 

@@ -129,7 +129,7 @@ def finished_before(run: SearchRun) -> bool:
 
 
 def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evaluation) -> None:
-    """genotype.json, finalists.csv, model.pt and report.html."""
+    """genotype.json, finalists.csv, front.csv, baseline.csv, model.pt and report.html."""
     folder, task, log = run.folder, run.task, run.folder.log
     images = {"set": run.config.set, "classes": task.train.classes, **task.statistics._asdict()}
     result = {
@@ -148,9 +148,10 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
     rows = table(run, tested.error)
     folder.write_table("finalists.csv", rows)
     if run.search.front is not None:
-        folder.write_table("front.csv", front(run, rows))
-        count = len(front(run, rows))
-        log.info(f"front: {counted(count, 'cell')} in front.csv; take one as --arch '{folder.path}#NUMBER'")
+        kept = front(run, rows)
+        folder.write_table("front.csv", kept)
+        how = f"take one as --arch '{folder.path}#NUMBER'"
+        log.info(f"front: {counted(len(kept), 'cell')} in front.csv; {how}")
     folder.write_table("baseline.csv", run.record.baseline)
     write_atomically(folder.path / "genotype.json", cell + "\n")
     parameters, multiply_adds = run.full_size(best.genotype)

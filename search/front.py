@@ -74,8 +74,6 @@ class Front:
 
     def best(self, rows: Integers, quality: np.ndarray) -> np.ndarray:
         """The best quality (n,) of those rows that keep to each limit; the lowest of all, where none does."""
-        if not len(rows):
-            return np.zeros(LIMITS)
         kept = np.where(self.keeps(rows), quality[:, None], -np.inf).max(axis=0)
         return np.where(np.isfinite(kept), kept, quality.min())
 

@@ -49,7 +49,7 @@ class TrainingMemory:
         self._known: dict[AnyGenotype, int] = {}
         self._places: dict[Part, int] = {}
         uniform = [self(space.uniform(operation)) for operation in space.searched if operation != "none"]
-        self.lightest = min(uniform)
+        self.lightest = min(uniform)  # bytes, of cells of one operation
 
     def _fit(self) -> None:
         """Work out what the parts of a cell take, from cells that are counted."""

@@ -24,7 +24,7 @@ from search.trust import Trust
 from utils import generator
 
 STRATEGIES = ("slow_fast", "random")
-SCREEN, AUDIT, FRESH, LIMIT = range(100, 104)  # what a random number is for; SlowFast has the small ones
+SCREEN, AUDIT, FRESH, MEETING = range(100, 104)  # what a random number is for; SlowFast has the small ones
 TRIES = 1000  # fresh architectures before none is called acceptable
 FEW, KNOWN = 3, 5  # comparisons before the predictor chooses moves, and before it chooses first cells
 
@@ -117,7 +117,8 @@ class PairedSearch:
     settles without training; the first counts as fast. `age` says how long the weights that an architecture
     would start from have trained: what a loss owes to that is no quality. The predictor screens and decides
     only while its probabilities beat a coin; see `Trust`. `costs` are further objectives, known without
-    training: then the search is for the best under every limit on them; see `Front`.
+    training: then the search is for the best under every limit on them; see `Front`. `prior` says what is
+    expected of rows of choices, (n,), before any comparison, with mean 0 and sd 1 over random architectures.
     """
 
     def __init__(
@@ -269,6 +270,8 @@ class PairedSearch:
             losses = (0.0, 1.0) if a_wins else (1.0, 0.0)
         else:
             losses = self._learn(comparison, outcome)
+        if self.front is not None and all(map(math.isfinite, losses)):
+            losses = self._under_a_limit(comparison, losses)
         members = self.population.ask()[comparison.pair]
         fast = self.population.tell(comparison.pair, *losses)
         self.pair += 1
@@ -292,17 +295,15 @@ class PairedSearch:
             self.predictor.add(comparison.a, comparison.b, *numbers, comparison.ages)
             if comparison.probability is not None and outcome.difference != 0:
                 self.trust.add(comparison.probability, outcome.difference < 0)
-        if self.front is not None:
-            return self._under_a_limit(comparison, outcome)
         return outcome.difference, 0.0
 
-    def _under_a_limit(self, comparison: Comparison, outcome: Outcome) -> tuple[float, float]:
+    def _under_a_limit(self, comparison: Comparison, losses: tuple[float, float]) -> tuple[float, float]:
         """Who is fast under a limit of the pair's own: who keeps to it; of two that do, the lower loss."""
         assert self.front is not None
-        rng = generator(self.settings.seed, LIMIT, comparison.generation, comparison.pair)
+        rng = generator(self.settings.seed, MEETING, comparison.generation, comparison.pair)
         rows = np.stack([self.space.choices(one) for one in (comparison.a, comparison.b)])
         over_a, over_b = self.front.excess(rows, int(rng.integers(LIMITS))).tolist()
-        return (over_a, over_b) if over_a != over_b else (outcome.difference, 0.0)
+        return (over_a, over_b) if over_a != over_b else losses
 
     def _learn_failure(self, comparison: Comparison, outcome: Outcome) -> None:
         """One loss is no number: to the predictor it lost by as much as any so far, give or take half."""
@@ -325,7 +326,8 @@ class PairedSearch:
     def finalists(self, count: int) -> list[Architecture]:
         """The `count` best of everything trained and of the last population, and the lowest trained loss.
 
-        Best first; without `rank` only trained architectures, by loss. No architecture comes twice.
+        Best first; without `rank` only trained architectures, by loss. No architecture comes twice. With
+        `costs` they are, instead, those that together are the best under all limits; that may be fewer.
         """
         population = [one for one in self.architectures() if self._accepts(one)]
         return self.evaluated.finalists(count, untrained=population, front=self.front)

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from common import checkpoint
 from common.run_folder import RunFolder
 from encoding import CellSpace, Integers
+from pair_predictor import KEPT as KEPT_COMPARISONS
 from pair_predictor import PairPredictor
 from spaces import Space
 
@@ -26,6 +28,8 @@ SAMPLES = 512  # random cells that set the scale
 REMEMBERED = 100_000  # cells asked for, since a search asks for most of them again
 DECIMALS = 6
 FEWEST = 8  # cells that a table must have
+LARGEST_FILE = 64 << 20  # bytes
+LARGEST_LOSS = 1e6
 LOSSES = ("training_loss_", "validation_loss_")
 
 Expected = Callable[[Integers], np.ndarray]  # of rows of choices (n, positions): quality, (n,)
@@ -34,30 +38,41 @@ Expected = Callable[[Integers], np.ndarray]  # of rows of choices (n, positions)
 def text_of(config: Any, folder: RunFolder) -> str | None:
     """The text of the table that the flags name; of a run that has begun, what its folder has kept.
 
-    None where the search has no prior. Raises ValueError that names --prior where there is no such file.
+    None where the search has no prior. Raises ValueError that names the file where it is none.
     """
     kept = folder.path / KEPT
     if kept.is_file():
-        return kept.read_text()
-    begun = folder.checkpoint.exists()  # by a version that knew no prior
+        return _text(kept, str(kept))
+    begun = folder.checkpoint.exists() or checkpoint.previous(folder.checkpoint).exists()
     if begun or config.prior == "none" or (config.prior == "auto" and not applies(config)):
-        return None
-    path = SHIPPED if config.prior == "auto" else Path(config.prior)
+        return None  # what began without a prior, in a version that knew none, goes on without
+    path = SHIPPED if config.prior == "auto" else Path(config.prior).expanduser()
+    return _text(path, f"--prior {path}")
+
+
+def _text(path: Path, name: str) -> str:
+    """The text of a table. ValueError says by `name` why it is none."""
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--prior {path}: {getattr(error, 'strerror', None) or 'no text'}") from None
+        if path.is_file() and path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"{name}: larger than {LARGEST_FILE >> 20} MiB, so no table of trainings")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{name}: no file")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: no text") from None
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror or error}") from None
+    try:
+        read(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return text
 
 
 def applies(config: Any) -> bool:
     """Whether the shipped table is about what a search compares: cells of the published space, alone."""
     guided = (config.rank or config.screen or config.decide) and config.strategy != "random"
-    return guided and config.estimate == "alone" and is_published(Space.of(config))
-
-
-def is_published(space: Space) -> bool:
-    """Whether all cells of a space are in the published DARTS space, in which tables are."""
-    return space in (Space(), Space(distinct_inputs=True))
+    return bool(guided and config.estimate == "alone" and Space.of(config).published)
 
 
 def learn(text: str, space: CellSpace) -> Expected:
@@ -69,7 +84,8 @@ def learn(text: str, space: CellSpace) -> Expected:
     predictor, rng = PairPredictor(space=CellSpace()), np.random.default_rng(0)
     cells = [predictor.space.architecture(row) for row in rows]
     order = rng.permutation(len(rows))
-    for a, b in order[: len(order) // 2 * 2].reshape(-1, 2):
+    order = order[: min(len(order), 2 * KEPT_COMPARISONS) // 2 * 2]
+    for a, b in order.reshape(-1, 2):
         difference, level = float(scores[a] - scores[b]), float(min(scores[a], scores[b]))
         predictor.add(cells[a], cells[b], difference, 0.0, level)
     posterior = predictor.posterior()
@@ -99,24 +115,36 @@ def read(text: str) -> tuple[Integers, np.ndarray]:
     have in common, their start values and batches; the mean over the repeats. Trainings that diverged are
     left out. Raises ValueError where the text is no such table.
     """
-    space = CellSpace()
     try:
-        lines = list(csv.DictReader(io.StringIO(text)))
-        last = max(int(name.removeprefix(LOSSES[0])) for name in lines[0] if name.startswith(LOSSES[0]))
-        names = [f"{name}{last}" for name in LOSSES]
-        whole = [line for line in lines if all(line[name] for name in names)]
-        losses = np.array([sum(float(line[name]) for name in names) for line in whole])
-        rows = np.array([[int(choice) for choice in line["arch"].split("-")] for line in whole])
-        if not np.isfinite(losses).all() or any(line["repeat"] is None for line in whole):
-            raise ValueError("a loss is no finite number")
-        rows = np.stack([space.choices(space.architecture(row)) for row in rows])
-    except (LookupError, ValueError, TypeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(text))
+        names = reader.fieldnames or []
+        last = max(int(name.removeprefix(LOSSES[0])) for name in names if name.startswith(LOSSES[0]))
+        needed = ["arch", "repeat", *(f"{name}{last}" for name in LOSSES)]
+        lines = [[line[name] for name in needed] for line in reader if None not in line]
+        whole = [line for line in lines if all(line)]  # a training that diverged has empty losses
+        if not whole:
+            raise ValueError("no training in it ended")
+        rows = [_cell(line[0]) for line in whole]
+        losses = np.array([[float(value) for value in line[2:]] for line in whole]).sum(axis=1)
+        if not (np.abs(losses) < LARGEST_LOSS).all():
+            raise ValueError("a loss is no number, or a huge one")
+    except (LookupError, ValueError, csv.Error) as error:
         raise ValueError(f"no table of image_table.py ({error})") from None
-    for repeat in {line["repeat"] for line in whole}:
-        alike = np.array([line["repeat"] == repeat for line in whole])
-        losses[alike] -= losses[alike].mean()
-    cells, place = np.unique(rows, axis=0, return_inverse=True)
+    repeats = np.array([line[1] for line in whole])
+    for repeat in np.unique(repeats):
+        losses[repeats == repeat] -= losses[repeats == repeat].mean()
+    cells, place = np.unique(np.stack(rows), axis=0, return_inverse=True)
     if len(cells) < FEWEST:
         raise ValueError(f"{len(cells)} cells whose training ended; needed are {FEWEST}")
     scores = np.bincount(place.ravel(), losses) / np.bincount(place.ravel())
+    if not np.ptp(scores) > 0:
+        raise ValueError("all cells have the same losses, or each training is a repeat of its own")
     return cells, scores - scores.min()
+
+
+def _cell(arch: str) -> Integers:
+    """The canonical choices of a cell as a table names it, (positions,). ValueError where it is none."""
+    space, choices = CellSpace(), np.array([int(choice) for choice in arch.split("-")])
+    if choices.shape != (space.positions,):
+        raise ValueError(f"arch has {len(choices)} choices, not {space.positions}")
+    return space.choices(space.architecture(choices))

@@ -14,6 +14,7 @@ import numpy as np
 
 from encoding import operation_counts
 from genotypes import AnyGenotype, to_json
+from pictures.tables import a_lost_less
 from search.candidates import TrainedCandidate
 from search.paired_search import Comparison, Outcome, PairedSearch
 
@@ -113,9 +114,9 @@ def statistics(history: Sequence[Row]) -> Row:
     """
     finite = [loss for loss in losses(history) if math.isfinite(loss)]
     audits = [row for row in history if row["decided_by"] == "audit"]
-    rights = [(row["probability"] >= 0.5) == (row["winner"] == "a") for row in audits]
+    rights = [(row["probability"] >= 0.5) == a_lost_less(row) for row in audits]
     surprises = [
-        -math.log(max(row["probability"] if row["winner"] == "a" else 1 - row["probability"], 1e-12))
+        -math.log(max(row["probability"] if a_lost_less(row) else 1 - row["probability"], 1e-12))
         for row in history
         if row["probability"] != "" and row["winner"] and row["decided_by"] != "predictor"
     ]

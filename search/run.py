@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import threadpoolctl
 import torch
 
@@ -68,8 +69,8 @@ class SearchRun:
     full_size: FullSize
     folder: RunFolder
     record: Record
-    latency: Latency | None = None  # where there is a limit on it
-    prior: str | None = None  # the text of the table that the predictor began with
+    latency: Latency | None = None  # where it is limited, or an objective
+    earlier: str | None = None  # the text of the table of trainings that the predictor began with
 
     def compare_group(self, group: list[Comparison], progress: float) -> None:
         """Train what must be trained of a group, tell and note the outcomes, merge the weights in pair order.
@@ -109,8 +110,8 @@ class SearchRun:
             return
         if self.latency is not None:
             write(self.folder.path / LATENCY, self.latency.table, {})
-        if self.prior is not None:
-            write_atomically(self.folder.path / prior.KEPT, self.prior)
+        if self.earlier is not None:
+            write_atomically(self.folder.path / prior.KEPT, self.earlier)
 
     def check_equal(self) -> None:
         """ValueError where a process has other cells or weights, or is elsewhere, than the first one."""
@@ -147,7 +148,7 @@ class SearchRun:
         self.folder.write_table("generations.csv", self.record.generations)
 
     def _prior_checksum(self) -> str | None:
-        return None if self.prior is None else hashlib.sha256(self.prior.encode()).hexdigest()
+        return None if self.earlier is None else hashlib.sha256(self.earlier.encode()).hexdigest()
 
     def load_checkpoint(self) -> str | None:
         """Go on from the folder's newest good checkpoint; a run stopped before its first one starts anew.
@@ -211,18 +212,20 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     full_size = task.full_size()
     latency = make_latency(config, task, full_size, Path(path))
     folder = RunFolder(path)
-    table = distributed.from_main(lambda: prior.text_of(config, folder))
-    search = make_search(config, full_size, latency, table)
+    earlier = distributed.from_main(lambda: prior.text_of(config, folder))
     # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
+    search = make_search(config, full_size, latency, earlier)
     estimate = ESTIMATES[config.estimate](task)
-    distributed.check_equal(images=task.fingerprint)
-    return SearchRun(config, task, search, estimate, full_size, folder, Record(), latency, table), test
+    some = np.stack([search.space.read(position) for position in search.population.positions])
+    expected = hashlib.sha256(search.predictor.expected(some).tobytes()).hexdigest()
+    distributed.check_equal(images=task.fingerprint, expected=expected)
+    return SearchRun(config, task, search, estimate, full_size, folder, Record(), latency, earlier), test
 
 
 def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> Latency | None:
-    """What estimates latencies, for --max_latency: one process measures, where no table is kept."""
+    """What estimates latencies, where flags ask for them: one process measures, if no table is kept."""
     if config.max_latency is None and "latency" not in config.objectives:
         return None
     conditions = Conditions(
@@ -234,14 +237,11 @@ def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> 
 
 
 def make_search(
-    config: Any, full_size: FullSize, latency: Latency | None = None, table: str | None = None
+    config: Any, full_size: FullSize, latency: Latency | None = None, earlier: str | None = None
 ) -> PairedSearch:
-    """The population and its predictor, as the flags say; `table` is the text of earlier trainings."""
+    """The population and its predictor, as the flags say; `earlier` is the text of a table of trainings."""
     space = Space.of(config).encoding()
-    try:
-        expected = prior.learn(table, cast(CellSpace, space)) if table is not None else None
-    except ValueError as error:
-        raise ValueError(f"--prior {config.prior}: {error}") from None
+    expected = None if earlier is None else prior.learn(earlier, cast(CellSpace, space))
     return PairedSearch(
         space=space,
         settings=Settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 import numpy as np
@@ -63,9 +64,15 @@ def test_scores_are_of_the_last_epoch_and_without_what_a_repeat_has_in_common() 
         ("", "no table"),
         ("a,b\n1,2\n", "no table"),
         (table().replace("random,1,50,9,9,", "random,1,50,9,9,x", 1), "no table"),
-        (table().replace("random,1,50,9,9,", "random,1,50,9,9,inf,", 1), "no finite number"),
+        (re.sub(r",[\d.]+$", ",inf", table(), count=1, flags=re.M), "huge one"),
         (HEADER + "\n1-2-3,random,0,50,9,9,1,1\n" * 20, "no table"),
         (HEADER + f"\n{'9-' * 31}9,random,0,50,9,9,1,1\n" * 20, "no table"),
+        (HEADER + f"\n{'0-' * 39}0,random,0,50,9,9,1,1\n" * 20, "40 choices, not 32"),
+        (HEADER + f"\n{'0-' * 31}0,random,0,50,9,9,,\n" * 20, "no training in it ended"),
+        (table().replace(",50,9,9,", ",50,9,9,1,1,extra,"), "no training in it ended"),
+        ("training_loss_1,validation_loss_1,repeat,arch\n1,1,0\n", "no table"),
+        (re.sub(r",[\d.]+,[\d.]+$", ",1,1", table(), flags=re.M), "the same losses"),
+        (re.sub(r",[\d.]+,[\d.]+$", ",1e307,1", table(), flags=re.M), "huge"),
         (table(count=7), "7 cells"),
     ],
 )
@@ -124,6 +131,40 @@ def test_another_table_than_the_kept_one_is_refused(program: Program, trained: s
     assert one_line(err) == f"--resume {run.name}: prior.csv is not the table that the run began with"
 
 
+def test_killed_before_the_table_was_kept_it_goes_on_all_the_same(program: Program, trained: str) -> None:
+    run = program.folder / "prior_unkept"
+    kill_at_checkpoint(program, "earlier.csv", run.name)
+    for name in ("checkpoint.pt", "checkpoint.previous.pt", prior.KEPT):
+        (run / name).unlink()
+    started = program.start("--resume", run.name, die_at_checkpoint=2)
+    assert started.wait()[0] == -signal.SIGKILL
+    assert (run / prior.KEPT).read_text() == table()
+    code, _, err = program.run("--resume", run.name)
+    assert code == 0, err
+    assert results(run) == results(program.folder / trained)
+
+
+def test_two_processes_begin_with_the_same_and_find_the_same(program: Program, trained: str) -> None:
+    code, _, err = program.run_two(*ALONE, "--prior", "earlier.csv", "--save", "prior_two")
+    assert code == 0, err
+    assert results(program.folder / "prior_two") == results(program.folder / trained)
+
+
+def test_a_damaged_kept_table_is_named(program: Program, trained: str) -> None:
+    run = program.folder / "prior_damaged"
+    kill_at_checkpoint(program, "earlier.csv", run.name)
+    (run / prior.KEPT).write_bytes(b"\xff\xfe\x00")
+    code, _, err = program.run("--resume", run.name)
+    assert code == 2
+    assert "prior.csv: no text" in one_line(err)
+
+
+def test_the_tables_of_a_folder_that_is_taken_are_not_read(program: Program, trained: str) -> None:
+    code, _, err = program.run(*TINY, "--space", "nasbench201", "--save", trained)
+    assert code == 2
+    assert "exists already" in one_line(err)
+
+
 def test_the_shipped_table_serves_lone_candidates_only(program: Program) -> None:
     for name, flags, kept in (("prior_auto", ALONE, True), ("prior_set", TINY, False)):
         code, _, err = program.run(*flags, "--save", name)
@@ -135,7 +176,7 @@ def test_the_shipped_table_serves_lone_candidates_only(program: Program) -> None
     ("flags", "words"),
     [
         ("--prior missing.csv", "--prior missing.csv: No such file or directory"),
-        ("--prior .", "--prior .: Is a directory"),
+        ("--prior .", "--prior .: no file"),
         ("--prior bad.csv", "--prior bad.csv: no table of image_table.py"),
         ("--prior bad.csv --strategy random", "--prior bad.csv: no effect without the predictor"),
         ("--prior bad.csv --no_rank --no_screen --no_decide", "no effect without the predictor"),
