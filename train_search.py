@@ -1,6 +1,6 @@
 """Search for a cell by paired learning.
 
-    make search                                                          # 8x8 digits, two processes, minutes
+    make search                                                          # cluttered digits: minutes
     python train_search.py --set cifar10                                 # one GPU, the published settings
     torchrun --nproc_per_node 2 train_search.py --set fashion_mnist      # two GPUs, or two CPU cores
     python train_search.py --resume runs/cifar10-20260101-120000         # go on with a run that was stopped

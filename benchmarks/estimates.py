@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 import numpy as np
 import scipy.stats
+from zero_cost import NAMES
 
 from common.flags import check_range, parse, run_script
 from encoding import CellSpace
 from pair_predictor import PairPredictor
-from search.zero_cost import NAMES
 
 FOLDS = 10
 LOGARITHMS = ("nwot", "synflow")  # these scores are logarithms already
@@ -106,7 +106,7 @@ def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.n
     return found
 
 
-def zero_cost(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
+def untrained(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
     """What is known before training, as estimates; larger is taken for better, so a tau may be negative."""
     there = [name for name in BEFORE if name in trainings.columns]
     return {f"{name.replace('_', ' ')}, untrained": (0, -trainings.columns[name]) for name in there}
@@ -225,7 +225,7 @@ def measure_estimates(config: Config) -> dict[str, Any]:
     if accuracy.shape[1] < 2:
         raise ValueError(f"--table {config.table}: estimates need cells with two repeats or more")
     made = {name: (cost, values, full.cells) for name, (cost, values) in estimates(full, False).items()}
-    made |= {name: (cost, values, full.cells) for name, (cost, values) in zero_cost(full).items()}
+    made |= {name: (cost, values, full.cells) for name, (cost, values) in untrained(full).items()}
     if config.predictor:
         made |= {name: (cost, values, full.cells) for name, (cost, values) in predictions(full).items()}
     made["another full training"] = (full.epochs, -accuracy, full.cells)

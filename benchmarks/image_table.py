@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from baselines import uphill
 from tqdm import tqdm
+from zero_cost import scores
 
 import genotypes
 from common.flags import check_range, parse, run_script
@@ -47,7 +48,6 @@ from model import count
 from pair_predictor import PairPredictor
 from search import prior
 from search.candidates import Task, load_task
-from search.zero_cost import scores
 from training import loop
 from training.evaluation import evaluate
 from training.precision import grad_scaler

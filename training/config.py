@@ -56,7 +56,7 @@ class RecipeFlags:
 
     # --- network
     arch: str = "RelativeNAS"
-    """name in genotypes.py, JSON file, card or checkpoint, or folder of a search"""
+    """name in genotypes.py, JSON file, card or checkpoint, folder of a search, or RUN#2: of its front"""
     init_channels: int = 36
     """channels of the first cell"""
     layers: int = 20
@@ -133,7 +133,8 @@ class EvaluationConfig:
 
     # --- network, where the checkpoint does not describe it
     arch: str | None = None
-    """name in genotypes.py, JSON file, card or checkpoint, or folder of a search; default RelativeNAS"""
+    """name in genotypes.py, JSON file, card or checkpoint, folder of a search, or RUN#2: of its front;
+    default RelativeNAS"""
     init_channels: int | None = None
     """channels of the first cell; default 36"""
     layers: int | None = None

@@ -3,21 +3,25 @@
     scores(network, images, labels)    # {"nwot": ..., "synflow": ..., "grad_norm": ..., "snip": ...}
 
 Each costs about as much as one training step. How well they rank cells, and with which sign, differs from
-space to space (NAS-Bench-Suite-Zero, arXiv 2210.03230), so the predictor takes them as features and learns
-that; none is trusted by itself.
+space to space (NAS-Bench-Suite-Zero, arXiv 2210.03230), so `estimates.py` measures it; the search does not
+use them.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
 from model import Network
 
