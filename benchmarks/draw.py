@@ -1,6 +1,6 @@
 """Draws what a record holds, each kind as its own picture; nothing is measured.
 
-    python benchmarks/draw.py benchmarks/records/2026-11-25-image-table/estimates.json --out estimates.svg
+    python benchmarks/draw.py benchmarks/records/2026-11-26-image-table/estimates.json --out estimates.svg
     python benchmarks/draw.py benchmarks/records/2026-11-24-trainings/cifar-* --out trainings.svg
     cd benchmarks/records/2026-11-24-search-tables
     python ../../draw.py nasbench201.json darts_*.json --out searches.svg         # a panel for each table

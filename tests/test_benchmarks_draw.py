@@ -16,7 +16,7 @@ import draw
 
 RECORDS = ROOT / "benchmarks" / "records"
 SEARCHES = [RECORDS / "2026-11-24-search-tables" / f"{name}.json" for name in ("darts_ours", "darts_others")]
-ESTIMATES = RECORDS / "2026-11-25-image-table" / "estimates.json"
+ESTIMATES = RECORDS / "2026-11-26-image-table" / "estimates.json"
 TRAINING = RECORDS / "2026-11-24-trainings" / "digits-RelativeNAS"
 
 

@@ -335,6 +335,12 @@ def test_the_readmes_results() -> None:
     for some in files:
         found = {name: one for file in some for name, one in record(f"{file}.json")["strategies"].items()}
         expected.append([mean_and_sd(found[name]["50"]) for name in ("ours", "slow_fast", "random")])
+    for file in ("cifar10_jpeg", "fashion_mnist"):
+        errors = record(f"2026-11-26-search-on-images/{file}.json")["strategies"]
+        ours, random = (
+            mean_and_sd(errors[name]["test_error"], 100) for name in ("ours", "random_same_estimate")
+        )
+        expected.append([ours, "", random])
     images = record("2026-11-24-search-on-images/cifar10-jpeg-100.json")["strategies"]
     expected.append(
         [mean_and_sd(images[name]["test_error"], 100) for name in ("ours", "slow_fast", "random")]
@@ -343,6 +349,37 @@ def test_the_readmes_results() -> None:
     cells = {name: {"mean": np.mean(errors), "sd": np.std(errors, ddof=1)} for name, errors in digits.items()}
     expected.append([mean_and_sd(cells["found"], 100), "", mean_and_sd(cells["random"], 100)])
     assert printed == expected
+
+
+def test_searches_on_images() -> None:
+    names, sets = ("ours", "random_same_estimate", "chance"), ("cifar10_jpeg", "fashion_mnist")
+    found = [record(f"2026-11-26-search-on-images/{name}.json")["strategies"] for name in sets]
+    for name, (_, *printed) in zip(names, rows_of(RESULTS, "## On real images"), strict=True):
+        expected = []
+        for each in found:
+            expected.append(mean_and_sd(each[name]["test_error"], 100))
+            minus = each[name].get("difference_to_ours")
+            low, high = (100 * end for end in minus["interval"]) if minus else (0, 0)
+            expected.append(f"{100 * minus['mean']:+.2f} ({low:+.2f} to {high:+.2f})" if minus else "")
+        assert printed == expected
+        if name == "random_same_estimate":
+            assert all(difference in README.read_text() for difference in expected[1::2])
+
+
+def test_fronts() -> None:
+    found = [record(f"2026-11-26-fronts/{name}.json")["hypervolume"] for name in ("darts", "nasbench201")]
+    names = ("ours", "nsga2", "random", "single")
+    for name, (_, *printed) in zip(names, rows_of(RESULTS, "## The front"), strict=True):
+        values = [one for each in found for one in each[name].values()]
+        assert printed == [f"{one['mean']:.3f} ({one['sd']:.3f})" for one in values]
+
+
+def test_what_ranks_cells() -> None:
+    found = record("2026-11-26-image-table/estimates.json")["estimates"]
+    kinds = ("training loss", "training loss summed", "validation loss", "validation error")
+    for epoch, *printed in rows_of(RESULTS, "## What ranks cells on images")[:-1]:
+        rows = [found[f"{kind}, on the way, {epoch}"] for kind in kinds]
+        assert printed == [f"{r['tau']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows]
 
 
 CHANGES = (  # in the order of the table
