@@ -76,7 +76,7 @@ def test_the_log_loss_is_that_of_probabilities_which_an_outcome_tested() -> None
     record = Record()
     told = Outcome(1.0, 2.0, -1.0, 0.1)
     record.add(comparison(0, "training", 0.8), told, "a", 2, 0.0)
-    record.add(comparison(1, "audit", 0.9), told, "b", 2, 0.0)
+    record.add(comparison(1, "audit", 0.9), Outcome(2.0, 1.0, 1.0, 0.1), "b", 2, 0.0)
     record.add(comparison(2, "predictor", 0.99), None, "a", 0, 0.0)
     record.add(comparison(3, "training", None), told, "a", 2, 0.0)
     assert statistics(record.history)["log_loss"] == pytest.approx(-(math.log(0.8) + math.log(0.1)) / 2)

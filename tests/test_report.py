@@ -428,7 +428,10 @@ def test_the_report_of_the_recorded_search_tells_its_story(tmp_path: Path) -> No
 def test_the_verdict_on_the_predictor(tmp_path: Path) -> None:
     run = tables.read_run(make_run(tmp_path / "run", generations=1, finished=False))
     row = next(row for row in run.history if row["decided_by"] != "predictor")
-    good, bad = (row | {"probability": p, "winner": "a", "decided_by": "training"} for p in ("0.9", "0.2"))
+    good, bad = (
+        row | {"probability": p, "difference": "-1", "winner": "a", "decided_by": "training"}
+        for p in ("0.9", "0.2")
+    )
     audited = good | {"decided_by": "audit"}
     for rows, text in (
         (
