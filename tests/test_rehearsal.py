@@ -557,6 +557,13 @@ SMALL_CELL = (("sep_conv_3x3", 0), ("skip_connect", 1), ("dil_conv_5x5", 0), ("m
 SMALL = genotypes.Genotype(SMALL_CELL, (2, 3), SMALL_CELL, (2, 3))
 
 
+@pytest.fixture
+def fresh_compiler() -> None:
+    """Nothing is left of what other tests compiled: after a ragged batch sizes would be symbols."""
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(("kind", "size"), [(NetworkCIFAR, 16), (NetworkImageNet, 64)])
 def test_a_network_is_one_graph_to_a_compiler(kind: type[Network], size: int) -> None:
     network = kind(4, 10, 3, True, SMALL, image_size=size)
@@ -575,6 +582,7 @@ def test_a_network_is_one_graph_to_a_compiler(kind: type[Network], size: int) ->
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(ours.detach().abs().max()) + 1e-6)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_graphs_of_a_training_with_drop_path() -> None:
     graphs: list[torch.fx.GraphModule] = []
 
