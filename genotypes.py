@@ -97,8 +97,8 @@ def lookup(arch: str | os.PathLike[str]) -> AnyGenotype:
         return validate(globals()[text])
     if text.startswith("|"):
         return from_arch_string(text)
-    if run_of(text) != Path(text):
-        return _of_front(run_of(text), text.rpartition("#")[2])
+    if (run := run_of(text)) != Path(text):
+        return _of_front(run, text.rpartition("#")[2])
     if os.path.isdir(text):
         results = [file for name in RESULTS if (file := Path(text, name)).is_file()]
         if not results:

@@ -29,8 +29,7 @@ import scipy.stats
 from zero_cost import NAMES
 
 from common.flags import check_range, parse, run_script
-from encoding import CellSpace
-from pair_predictor import PairPredictor
+from search.prior import choices_of, taught
 
 FOLDS = 10
 LOGARITHMS = ("nwot", "synflow")  # these scores are logarithms already
@@ -141,18 +140,13 @@ def predicted(cells: list[str], values: np.ndarray, folds: int) -> np.ndarray:
 
     It learns from pairs of cells drawn at random, as from comparisons of a search.
     """
-    space, rng = CellSpace(), np.random.default_rng(0)
-    architectures = [space.architecture(np.array([int(x) for x in cell.split("-")])) for cell in cells]
+    rows, rng = np.stack([choices_of(cell) for cell in cells]), np.random.default_rng(0)
     order, found = rng.permutation(len(cells)), np.full(len(cells), math.nan)
     for fold in range(folds):
         asked = order[fold::folds]
         known = order if folds == 1 else np.setdiff1d(order, asked)
         known = rng.permutation(known[np.isfinite(values[known])])
-        predictor = PairPredictor(space=space)
-        for a, b in known[: len(known) // 2 * 2].reshape(-1, 2):
-            difference, level = float(values[a] - values[b]), float(min(values[a], values[b]))
-            predictor.add(architectures[a], architectures[b], difference, 0.0, level)
-        found[asked] = -predictor.quality([architectures[index] for index in asked])
+        found[asked] = -taught(rows[known], values[known]).posterior().mean(rows[asked])
     return found
 
 

@@ -24,7 +24,7 @@ import evidence
 import numpy as np
 from strategies import PATIENCE
 from table_space import TableSpace
-from tables import Problem, Source, open_problem, opened, start
+from tables import Problem, Runs, open_problem, opened, start
 
 import genotypes
 from cells import NASBENCH201
@@ -42,32 +42,23 @@ ORDER = [EDGES.index(edge) for edge in ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), 
 
 
 @dataclass(frozen=True)
-class Config(Source):
+class Config(Runs):
     """Compare fronts by trainings."""
 
     objectives: tuple[str, ...] = ("error", "parameters")
     """error, and parameters or multiply_adds of the full-size network, or both"""
     strategies: tuple[str, ...] = ("ours", "nsga2", "random", "single")
     """any of ours, single, random, nsga2"""
-    budgets: tuple[int, ...] = (20, 50, 100, 200)
-    """report after so many trainings"""
     seeds: int = 10
     """runs of each strategy"""
-    first_seed: int = 0
-    """of the first run; 100 and up were used to choose settings"""
     population: int = 20
     """of NSGA-II"""
 
     def check(self) -> None:
         """ValueError names the flag, its value and what is allowed."""
         super().check()
-        check_range(self, "seeds", 1)
-        check_range(self, "first_seed", 0)
         check_range(self, "population", 2)
-        if not self.budgets or min(self.budgets) < 1:
-            raise ValueError(f"--budgets {' '.join(map(str, self.budgets))}: at least one, each at least 1")
-        if unknown := [name for name in self.strategies if name not in STRATEGIES]:
-            raise ValueError(f"--strategies {unknown[0]}: allowed are {', '.join(STRATEGIES)}")
+        self.check_runs(self.strategies, STRATEGIES)
         costs = set(self.objectives[1:])
         if self.objectives[:1] != ("error",) or not costs or costs - set(COSTS):
             given = " ".join(self.objectives)

@@ -166,13 +166,13 @@ def choose(config: Config, rows: list[dict[str, Any]]) -> list[AnyGenotype]:
     """The next cells that the predictor would like, given the lines of the table so far; reproducible."""
     rng = np.random.default_rng(derive_seed(config.seed, "chosen", len(rows)) % 2**32)
     predictor = PairPredictor(space=CellSpace(), prior=prior.learn(as_text(rows), CellSpace()))
-    known = {tuple(int(choice) for choice in row["arch"].split("-")) for row in rows}
+    known = {tuple(prior.choices_of(row["arch"]).tolist()) for row in rows}
     return uphill(predictor.space, predictor.posterior(), ROUND, rng, known)
 
 
 def cell_of(name: str) -> Genotype:
     """The inverse of `arch`."""
-    return CellSpace().architecture(np.array([int(choice) for choice in name.split("-")]))
+    return CellSpace().architecture(prior.choices_of(name))
 
 
 def arch(cell: AnyGenotype) -> str:

@@ -34,26 +34,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 from looks import Looks, SharedWeights
 from strategies import COMPARED, STRATEGIES
-from tables import Source, open_problem, opened, start
+from tables import Runs, open_problem, opened, start
 
 from common.flags import check_range, parse, run_script
 from utils import write_atomically
 
 
 @dataclass(frozen=True)
-class Config(Source):
+class Config(Runs):
     """Compare search strategies by trainings."""
 
     strategies: tuple[str, ...] = COMPARED
     """any of ours, unpaired, slow_fast, random, evolution, local, gaussian_process; for an ablation also
     ours_without_ screen, decide, rank, levels, age, unpaired_without_age, and ours_with_ 4_proposals,
     64_proposals, confidence_0.9, half_audited"""
-    budgets: tuple[int, ...] = (20, 50, 100, 200)
-    """report after so many trainings"""
-    seeds: int = 20
-    """runs of each strategy"""
-    first_seed: int = 0
-    """of the first run; 100 and up were used to choose settings"""
     drift: float = 0.0
     """losses fall, and their spread shrinks, as in recorded searches on images: 1 as much as there"""
     age: float = 0.0
@@ -64,15 +58,8 @@ class Config(Source):
     def check(self) -> None:
         """ValueError names the flag, its value and what is allowed."""
         super().check()
-        check_range(self, "seeds", 1)
-        check_range(self, "first_seed", 0)
         check_range(self, "drift age noise", 0, 1000)
-        if not self.budgets or min(self.budgets) < 1:
-            raise ValueError(f"--budgets {' '.join(map(str, self.budgets))}: at least one, each at least 1")
-        unknown = [name for name in self.strategies if name not in STRATEGIES]
-        if unknown or not self.strategies:
-            name = unknown[0] if unknown else "(none)"
-            raise ValueError(f"--strategies {name}: allowed are {', '.join(STRATEGIES)}")
+        self.check_runs(self.strategies, STRATEGIES)
 
 
 def curve(task: tuple[Config, str, int, int]) -> tuple[list[float], float]:

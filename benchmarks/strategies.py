@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from looks import Looks
 from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.special import ndtr
 
 from encoding import Architecture, ChoiceSpace, Integers
 from pair_predictor import PairPredictor
+from predictor.posterior import expected_excess
 from search.evaluated import Evaluated
 from search.paired_search import Outcome, PairedSearch, Settings
 from search.screening import promising
@@ -244,9 +244,7 @@ def _improvements(space: ChoiceSpace, trained: Integers, losses: np.ndarray, row
     _, length, factor, solved = lowest
     cross = np.exp(-across / length)
     deviation = np.sqrt(np.maximum(1 - (solve_triangular(factor, cross, lower=True) ** 2).sum(0), 1e-12))
-    gain = targets.min() - cross.T @ solved
-    z = gain / deviation
-    return gain * ndtr(z) + deviation * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return expected_excess(targets.min() - cross.T @ solved, deviation)
 
 
 STRATEGIES: dict[str, Callable[[Looks, int, int], list[Architecture]]] = {

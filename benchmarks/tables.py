@@ -5,7 +5,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,29 @@ class Source:
                 check_new_file("json", str(path))
             elif not self.overwrite:
                 raise ValueError(f"--json {self.json}: {path} exists; name another file or give --overwrite")
+
+
+@dataclass(frozen=True)
+class Runs(Source):
+    """The flags of benchmarks that run strategies, each with some seeds, up to some budgets."""
+
+    budgets: tuple[int, ...] = (20, 50, 100, 200)
+    """report after so many trainings"""
+    seeds: int = 20
+    """runs of each strategy"""
+    first_seed: int = 0
+    """of the first run; 100 and up were used to choose settings"""
+
+    def check_runs(self, strategies: Sequence[str], known: Collection[str]) -> None:
+        """ValueError for what cannot be run: a strategy that is not known, no budget, a bad seed."""
+        check_range(self, "seeds", 1)
+        check_range(self, "first_seed", 0)
+        if not self.budgets or min(self.budgets) < 1:
+            raise ValueError(f"--budgets {' '.join(map(str, self.budgets))}: at least one, each at least 1")
+        unknown = [name for name in strategies if name not in known]
+        if unknown or not strategies:
+            name = unknown[0] if unknown else "(none)"
+            raise ValueError(f"--strategies {name}: allowed are {', '.join(known)}")
 
 
 _problem: Problem | None = None  # of this process

@@ -7,7 +7,7 @@ qualities fade.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
@@ -144,19 +144,21 @@ class Posterior:
         weights = self._weights[1 : len(self.places) + 1]
         found = here[0] @ (weights @ known[0])  # no matrix of covariances for the linear part
         found += weights @ self.kernel.interactions(known, here, self.logs)
-        for column, row in enumerate(np.ascontiguousarray(rows, dtype=np.int64)):
-            place = self.places.get(row.tobytes())
-            if place is not None:
-                found[column] += weights[place] * self.others["own"]
+        for column, place in self._seen_among(rows):
+            found[column] += weights[place] * self.others["own"]
         return self.expected(rows) + found * math.exp(-self.others["fade"] * (self.now - self.begun))
+
+    def _seen_among(self, rows: Integers) -> Iterator[tuple[int, int]]:
+        """Which of the rows are among the distinct architectures, and where there."""
+        for column, row in enumerate(np.ascontiguousarray(rows, dtype=np.int64)):
+            if (place := self.places.get(row.tobytes())) is not None:
+                yield column, place
 
     def _across(self, rows: Integers, here: Projected) -> np.ndarray:
         """Covariances of the distinct architectures, when this began, with `rows` now; (distinct, n)."""
         across = self.kernel.between(self._known(), here, self.logs)
-        for column, row in enumerate(np.ascontiguousarray(rows, dtype=np.int64)):
-            place = self.places.get(row.tobytes())
-            if place is not None:
-                across[place, column] += self.others["own"]
+        for column, place in self._seen_among(rows):
+            across[place, column] += self.others["own"]
         return across * math.exp(-self.others["fade"] * (self.now - self.begun))
 
     def gap(
@@ -188,9 +190,13 @@ class Posterior:
     def improvement(self, rows: Integers, reference: Integers) -> np.ndarray:
         """Expected improvement E[max(0, f(x) - f(reference))], (n,)."""
         mean, variance = self.gap(rows, reference)
-        deviation = np.sqrt(variance) + 1e-12
-        z = mean / deviation
-        return mean * ndtr(z) + deviation * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        return expected_excess(mean, np.sqrt(variance) + 1e-12)
+
+
+def expected_excess(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """E[max(0, x)] of normal x, whose deviations are above 0; of any shape (Jones et al. 1998)."""
+    z = mean / deviation
+    return mean * ndtr(z) + deviation * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
 def _with_room(array: np.ndarray, rows: int) -> np.ndarray:

@@ -48,20 +48,25 @@ class Evaluated:
         """Everything with a finite loss, the lowest first."""
         return [self.space.architecture(np.array(row)) for row in self._by_loss()]
 
-    def _ranking(self, untrained: Iterable[Architecture] = ()) -> list[tuple[int, ...]]:
+    def _ranked(self, untrained: Iterable[Architecture] = ()) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """Choices, best first, and what ranks them, (n,): qualities, or losses with their signs changed."""
         found = self._by_loss()
         if self.predictor is None or not len(self.predictor):
-            return found
+            return found, -np.array([self.losses[row] for row in found])
         found += [row for row in dict.fromkeys(map(self._key, untrained)) if row not in self.losses]
-        return [found[index] for index in self.predictor.rank_rows(np.array(found))] if found else []
+        if not found:
+            return found, np.empty(0)
+        quality = self.predictor.posterior().mean(np.array(found))
+        order = np.argsort(-quality, kind="stable")
+        return [found[place] for place in order], quality[order]
 
     def ranking(self, untrained: Iterable[Architecture] = ()) -> list[Architecture]:
         """Everything with a finite loss, best first; where the predictor ranks, the `untrained` ones too."""
-        return [self.space.architecture(np.array(row)) for row in self._ranking(untrained)]
+        return [self.space.architecture(np.array(row)) for row in self._ranked(untrained)[0]]
 
     def best(self) -> Architecture | None:
         """The first of the ranking; None before the first finite loss."""
-        return next((self.space.architecture(np.array(row)) for row in self._ranking()), None)
+        return next((self.space.architecture(np.array(row)) for row in self._ranked()[0]), None)
 
     def finalists(
         self, count: int, untrained: Iterable[Architecture] = (), front: Front | None = None
@@ -70,14 +75,9 @@ class Evaluated:
 
         With a `front`, instead of the first ones those that together are the best under its limits.
         """
-        order = self._ranking(untrained)
+        order, quality = self._ranked(untrained)
         if front is not None and order:
-            rows = np.array(order)
-            if self.predictor is None or not len(self.predictor):
-                quality = -np.array([self.losses[row] for row in order])
-            else:
-                quality = self.predictor.posterior().mean(rows)
-            order = [order[place] for place in front.chosen(rows, quality, count)]
+            order = [order[place] for place in front.chosen(np.array(order), quality, count)]
         chosen = [self.space.architecture(np.array(row)) for row in order[:count]]
         return chosen + [one for one in self.by_loss()[:1] if one not in chosen]
 

@@ -19,10 +19,8 @@ from model import Network
 from pictures import ancestry, report
 from search.candidates import Job, Task, compare, train_all
 from search.front import undominated
-from search.memory import TrainingMemory
 from search.record import Finalist, baseline_in_words
 from search.run import SearchRun
-from spaces import Space
 from training import card
 from training.evaluation import Evaluation, evaluate
 from training.schedule import cosine
@@ -169,10 +167,9 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
     if run.latency is not None:
         images = run.config.latency_batch_size
         log.info(f"  about {run.latency(best.genotype):.1f} ms on this machine for a batch of {images}")
-    if run.config.max_memory is not None:
-        images = run.config.memory_batch_size
-        taken = TrainingMemory(run.full_size, Space.of(run.config), images)(best.genotype) / 2**30
-        log.info(f"  training it takes about {taken:.3g} GiB with {images} images a step")
+    if run.memory is not None:
+        taken = run.memory(best.genotype) / 2**30
+        log.info(f"  training it takes about {taken:.3g} GiB with {run.memory.batch_size} images a step")
     log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")
     try:
         log.info(f"  report: {visualize.write_report(folder.path)}")

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import ndtr
 
 from encoding import Architecture, ChoiceSpace, Integers
-from predictor.posterior import Posterior
+from predictor.posterior import Posterior, expected_excess
 from utils import generator
 
 Costs = Callable[[Architecture], Sequence[float]]  # lower is better, whatever their units
@@ -77,17 +76,18 @@ class Front:
         kept = np.where(self.keeps(rows), quality[:, None], -np.inf).max(axis=0)
         return np.where(np.isfinite(kept), kept, quality.min())
 
-    def improvement(self, posterior: Posterior, rows: Integers, known: Integers) -> np.ndarray:
-        """What each row is expected to gain over the best of `known`, a mean over all limits, (n,)."""
+    def improvement(self, posterior: Posterior, known: Integers) -> Callable[[Integers], np.ndarray]:
+        """What rows are expected to gain over the best of `known`, a mean over all limits: rows to (n,)."""
         qualities = posterior.mean(known)
         reference = known[[int(np.argmax(qualities))]]
-        mean, variance = posterior.gap(rows, reference)
-        deviation = np.sqrt(variance)[:, None] + 1e-12
-        # Over the best that keeps to a limit, from the difference to the best of all.
-        over = mean[:, None] + qualities.max() - self.best(known, qualities)[None]
-        z = over / deviation
-        expected = over * ndtr(z) + deviation * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-        return np.where(self.keeps(rows), expected, 0.0).mean(axis=1)
+        ahead = qualities.max() - self.best(known, qualities)[None]  # of the best under each limit
+
+        def gain(rows: Integers) -> np.ndarray:
+            mean, variance = posterior.gap(rows, reference)
+            expected = expected_excess(mean[:, None] + ahead, np.sqrt(variance)[:, None] + 1e-12)
+            return np.where(self.keeps(rows), expected, 0.0).mean(axis=1)
+
+        return gain
 
     def chosen(self, rows: Integers, quality: np.ndarray, count: int) -> list[int]:
         """Up to `count` rows that together have the best quality under all limits; the best row first.

@@ -6,6 +6,7 @@ gradients and momentum. Buffers of single operations and the allocator's own com
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,15 +24,10 @@ COUNTED = 2  # images of the batch that is counted; batch-norm needs two
 COPIES = 3  # of the weights: themselves, gradients, momentum
 SAMPLED = 48  # random cells that are counted
 POOLED = "pool_3x3"
-CONVOLUTIONS: tuple[str, ...] = (
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "sep_conv_7x7",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "conv_7x1_1x7",
+CONVOLUTIONS = (
+    *("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3", "dil_conv_5x5"),
+    *("conv_7x1_1x7", "nor_conv_1x1", "nor_conv_3x3"),
 )
-CONVOLUTIONS += ("nor_conv_1x1", "nor_conv_3x3")
 
 Part = tuple[str, str, str]  # a cell, an operation, and how it stands there
 
@@ -85,22 +81,20 @@ class TrainingMemory:
         return bool(estimate <= self._margin * limit) and self(genotype) <= limit
 
 
-def parts_of(genotype: AnyGenotype) -> dict[Part, int]:
+def parts_of(genotype: AnyGenotype) -> Counter[Part]:
     """How often a cell has what takes memory: edges of a kind, and inputs that some kind of edge reads."""
-    found: dict[Part, int] = {}
+    found: Counter[Part] = Counter()
     for cell in cells_of(genotype):
         reads = set()
         for operation, source in getattr(genotype, cell):
             reduces = cell == "reduce" and source < 2
-            edge = (cell, operation, "reduces" if reduces else "")
-            found[edge] = found.get(edge, 0) + 1
+            found[cell, operation, "reduces" if reduces else ""] += 1
             # A pool keeps its input as it is, a convolution the rectified one; both are there once for all.
             kind = "pool" if operation.endswith(POOLED) else operation
             kind = "convolution" if kind in CONVOLUTIONS or (kind == "skip_connect" and reduces) else kind
             reads.add((source, kind))
         for source, kind in reads:
-            read = (cell, kind, f"read {min(source, 2)}")
-            found[read] = found.get(read, 0) + 1
+            found[cell, kind, f"read {min(source, 2)}"] += 1
     return found
 
 

@@ -191,9 +191,8 @@ class PairedSearch:
         if self.settings.random:
             population.place(member, self._first_accepted(self._fresh(member)))
             return False
-        known = len(self.predictor)
+        known = len(self.predictor) if self.predictor.prior is None else math.inf
         ready = known >= FEW if population.moved(member) else new and known >= KNOWN
-        ready = ready or (self.predictor.prior is not None and (new or population.moved(member)))
         if self.settings.screen and ready and self.trust.given:
             chosen = self._screen(member, taken)
             if chosen is not None:

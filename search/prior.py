@@ -63,7 +63,7 @@ def _text(path: Path, name: str) -> str:
     except OSError as error:
         raise ValueError(f"{name}: {error.strerror or error}") from None
     try:
-        read(text)
+        read(text)  # here, where its name is known
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return text
@@ -81,14 +81,9 @@ def learn(text: str, space: CellSpace) -> Expected:
     `text` is that of a table of `benchmarks/image_table.py`. ValueError where it is none.
     """
     rows, scores = read(text)
-    predictor, rng = PairPredictor(space=CellSpace()), np.random.default_rng(0)
-    cells = [predictor.space.architecture(row) for row in rows]
-    order = rng.permutation(len(rows))
-    order = order[: min(len(order), 2 * KEPT_COMPARISONS) // 2 * 2]
-    for a, b in order.reshape(-1, 2):
-        difference, level = float(scores[a] - scores[b]), float(min(scores[a], scores[b]))
-        predictor.add(cells[a], cells[b], difference, 0.0, level)
-    posterior = predictor.posterior()
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(rows))[: 2 * KEPT_COMPARISONS]
+    posterior = taught(rows[order], scores[order]).posterior()
     found = posterior.mean(np.stack([space.read(space.sample(rng)) for _ in range(SAMPLES)]))
     middle, scale = float(found.mean()), float(found.std()) or 1.0
     known: dict[bytes, float] = {}
@@ -108,6 +103,16 @@ def learn(text: str, space: CellSpace) -> Expected:
     return expected
 
 
+def taught(rows: Integers, losses: np.ndarray) -> PairPredictor:
+    """A predictor that knows the losses (n,) of cells (n, positions), from pairs in their order."""
+    predictor = PairPredictor(space=CellSpace())
+    cells = [predictor.space.architecture(row) for row in rows[: len(rows) // 2 * 2]]
+    pairs = losses[: len(cells)].reshape(-1, 2).tolist()
+    for a, b, (loss_a, loss_b) in zip(cells[::2], cells[1::2], pairs, strict=True):
+        predictor.add(a, b, loss_a - loss_b, 0.0, min(loss_a, loss_b))
+    return predictor
+
+
 def read(text: str) -> tuple[Integers, np.ndarray]:
     """Distinct cells (n, positions) and their scores (n,), from 0 up, lower is better.
 
@@ -124,7 +129,7 @@ def read(text: str) -> tuple[Integers, np.ndarray]:
         whole = [line for line in lines if all(line)]  # a training that diverged has empty losses
         if not whole:
             raise ValueError("no training in it ended")
-        rows = [_cell(line[0]) for line in whole]
+        rows = [choices_of(line[0]) for line in whole]
         losses = np.array([[float(value) for value in line[2:]] for line in whole]).sum(axis=1)
         if not (np.abs(losses) < LARGEST_LOSS).all():
             raise ValueError("a loss is no number, or a huge one")
@@ -142,7 +147,7 @@ def read(text: str) -> tuple[Integers, np.ndarray]:
     return cells, scores - scores.min()
 
 
-def _cell(arch: str) -> Integers:
+def choices_of(arch: str) -> Integers:
     """The canonical choices of a cell as a table names it, (positions,). ValueError where it is none."""
     space, choices = CellSpace(), np.array([int(choice) for choice in arch.split("-")])
     if choices.shape != (space.positions,):

@@ -70,6 +70,7 @@ class SearchRun:
     folder: RunFolder
     record: Record
     latency: Latency | None = None  # where it is limited, or an objective
+    memory: TrainingMemory | None = None  # where it is limited
     earlier: str | None = None  # the text of the table of trainings that the predictor began with
 
     def compare_group(self, group: list[Comparison], progress: float) -> None:
@@ -204,8 +205,8 @@ class SearchRun:
 def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[SearchRun, sets.ImageSet]:
     """The search of these flags at its beginning, whose folder is `path`; and the test images, on the CPU.
 
-    Of the folder only the table of latencies is read, where there is one; nothing is written. Raises
-    ValueError that names a flag where the images are missing or too few, or an operation does not work.
+    Of the folder only the tables are read that `keep_tables` wrote; nothing is written. Raises ValueError
+    that names a flag where the images are missing or too few, an operation does not work, or a table is none.
     """
     operations.check(Space.of(config).searched)
     task, test = load_task(config, device)
@@ -216,12 +217,14 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
-    search = make_search(config, full_size, latency, earlier)
+    memory = make_memory(config, full_size)
+    search = make_search(config, full_size, latency, memory, earlier)
     estimate = ESTIMATES[config.estimate](task)
     some = np.stack([search.space.read(position) for position in search.population.positions])
     expected = hashlib.sha256(search.predictor.expected(some).tobytes()).hexdigest()
     distributed.check_equal(images=task.fingerprint, expected=expected)
-    return SearchRun(config, task, search, estimate, full_size, folder, Record(), latency, earlier), test
+    run = SearchRun(config, task, search, estimate, full_size, folder, Record(), latency, memory, earlier)
+    return run, test
 
 
 def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> Latency | None:
@@ -236,8 +239,28 @@ def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> 
     return Latency(full_size, Table(*found))
 
 
+def make_memory(config: Any, full_size: FullSize) -> TrainingMemory | None:
+    """What counts the memory of training, where it is limited.
+
+    Raises ValueError where cells of the lightest operation take more than the limit: nearly all would.
+    """
+    if config.max_memory is None:
+        return None
+    memory = TrainingMemory(full_size, Space.of(config), config.memory_batch_size)
+    if memory.lightest > config.max_memory * 2**30:
+        raise ValueError(
+            f"--max_memory {config.max_memory}: cells of the lightest operation take "
+            f"{memory.lightest / 2**30:.3g} GiB with {config.memory_batch_size} images a step"
+        )
+    return memory
+
+
 def make_search(
-    config: Any, full_size: FullSize, latency: Latency | None = None, earlier: str | None = None
+    config: Any,
+    full_size: FullSize,
+    latency: Latency | None = None,
+    memory: TrainingMemory | None = None,
+    earlier: str | None = None,
 ) -> PairedSearch:
     """The population and its predictor, as the flags say; `earlier` is the text of a table of trainings."""
     space = Space.of(config).encoding()
@@ -256,7 +279,7 @@ def make_search(
             audit_share=config.audit_share,
             again=config.estimate != "alone",  # where each cell has one loss, whenever it trains
         ),
-        accept=limit(config, full_size, latency),
+        accept=limit(config, full_size, latency, memory),
         prior=expected,
         costs=costs(config, full_size, latency),
     )
@@ -277,7 +300,7 @@ def costs(config: Any, full_size: FullSize, latency: Latency | None) -> Costs | 
 
 
 def limit(
-    config: Any, full_size: FullSize, latency: Latency | None = None
+    config: Any, full_size: FullSize, latency: Latency | None, memory: TrainingMemory | None
 ) -> Callable[[AnyGenotype], bool] | None:
     """Whether a cell keeps to the limits; None where there are none."""
     checks: list[Callable[[AnyGenotype], bool]] = []  # the quick ones first
@@ -286,20 +309,9 @@ def limit(
         checks.append(lambda cell: full_size.within(cell, *sizes))
     if latency is not None and config.max_latency is not None:
         checks.append(lambda cell: latency(cell) <= config.max_latency)
-    if config.max_memory is not None:
-        memory = TrainingMemory(full_size, Space.of(config), config.memory_batch_size)
-        check_memory(config, memory)
+    if memory is not None:
         checks.append(lambda cell: memory.within(cell, config.max_memory * 2**30))
     return (lambda cell: all(check(cell) for check in checks)) if checks else None
-
-
-def check_memory(config: Any, memory: TrainingMemory) -> None:
-    """Raise ValueError where cells of the lightest operation take more than the limit: nearly all would."""
-    if memory.lightest > config.max_memory * 2**30:
-        raise ValueError(
-            f"--max_memory {config.max_memory}: cells of the lightest operation take "
-            f"{memory.lightest / 2**30:.3g} GiB with {config.memory_batch_size} images a step"
-        )
 
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:

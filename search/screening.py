@@ -5,6 +5,9 @@ The score of an architecture is its expected improvement over the best one known
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from encoding import ChoiceSpace, Integers, Reals
@@ -40,6 +43,11 @@ def promising(
     for _ in range(len(moves)):
         first, second = (best[rng.integers(len(best))] for _ in range(2))
         proposals.append(space.mutate(space.cross(first, second, rng), rng))
+    gain: Callable[[Integers], np.ndarray]
+    if front is None:
+        gain = partial(posterior.improvement, reference=best[0])
+    else:
+        gain = front.improvement(posterior, known if len(known) else best)
     scores: dict[tuple[int, ...], float] = {}
 
     def score(rows: Integers) -> None:
@@ -48,12 +56,7 @@ def promising(
             row for row in dict.fromkeys(map(tuple, rows.tolist())) if not (row in banned or row in scores)
         ]
         if new:
-            rows = np.array(new)
-            if front is None:
-                found = posterior.improvement(rows, best[0])
-            else:
-                found = front.improvement(posterior, rows, known if len(known) else best)
-            scores.update(zip(new, found.tolist(), strict=True))
+            scores.update(zip(new, gain(np.array(new)).tolist(), strict=True))
 
     score(np.array(proposals))
     climbing = sorted(scores, key=scores.__getitem__, reverse=True)[:STARTS]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Program, one_line, results
+from conftest import TINY, Program, results
 
 import genotypes
 import visualize
@@ -81,7 +81,7 @@ def test_what_is_expected_to_gain_more_under_more_limits_is_worth_more() -> None
         predictor.add(a, b, loss(a) - loss(b), 0.0, min(loss(a), loss(b)))
     known = rows((0, 0, 0, 0, 0), (3, 3, 3, 3, 3))
     asked = rows((3, 0, 0, 0, 0), (3, 3, 3, 0, 0), (0, 3, 0, 0, 0), (3, 3, 3, 3, 3))
-    worth = front.improvement(predictor.posterior(), asked, known)
+    worth = front.improvement(predictor.posterior(), known)(asked)
     assert worth[0] == worth.max() > 0  # cheap and good
     assert worth[1] > worth[2]
     assert worth[3] == 0  # keeps to no limit
@@ -219,20 +219,3 @@ def test_a_search_with_one_objective_has_no_front(program: Program) -> None:
     assert not (program.folder / "no_front" / "front.csv").exists()
     with pytest.raises(ValueError, match=r"no_front#1: no front\.csv there"):
         genotypes.lookup(f"{program.folder / 'no_front'}#1")
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("--objectives error memory", "--objectives error memory: no measure memory; there are error, param"),
-        ("--objectives parameters", "--objectives parameters: error must be among them"),
-        ("--objectives error parameters parameters", "parameters is there twice"),
-        ("--full_layers 8", "--full_channels, --full_layers: no effect without a limit"),
-        ("--objectives error parameters --latency_batch_size 2", "--latency_batch_size 2: no effect"),
-    ],
-)
-def test_wrong_objectives_get_one_line(program: Program, flags: str, words: str) -> None:
-    code, _, err = program.run(*TINY, *flags.split(), "--save", "front_wrong")
-    assert code == 2
-    assert words in one_line(err)
-    assert not (program.folder / "front_wrong").exists()

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, Program, one_line
+from conftest import TINY, Program
 from torch.profiler import ProfilerActivity, profile
 
 import genotypes
@@ -79,18 +79,3 @@ def cells(program: Program, run: str) -> list[genotypes.AnyGenotype]:
     with open(program.folder / run / "history.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     return [genotypes.from_dict(json.loads(row[f"genotype_{side}"])) for row in rows for side in "ab"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("--max_memory 0", "--max_memory 0"),
-        ("--memory_batch_size 64", "--memory_batch_size 64: no effect without --max_memory"),
-        ("--max_memory 0.001", "--max_memory 0.001: cells of the lightest operation take"),
-    ],
-)
-def test_a_limit_that_cannot_be_gets_one_line(program: Program, flags: str, words: str) -> None:
-    code, _, err = program.run(*TINY, *flags.split(), "--save", "memory_wrong")
-    assert code == 2
-    assert words in one_line(err)
-    assert not (program.folder / "memory_wrong").exists()

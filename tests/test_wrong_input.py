@@ -57,7 +57,6 @@ def refused(program: Program, *flags: object, largest_file: int = 0) -> str:
         ("--pairs_per_sync 4", ["--pairs_per_sync 4", "3"]),
         ("--max_parameters 0.01", ["--max_parameters"]),
         ("--max_parameters nan", ["--max_parameters nan"]),
-        ("--full_layers 8", ["--full_layers", "--max_parameters"]),
         ("--record DARTS", ["DARTS"]),
         ("--record genotypes", ["genotypes", "name of the file"]),
         ("--finalists 25", ["--finalists 25", "--pop_size 6", "--generations 3", "at most 24"]),
@@ -67,6 +66,20 @@ def refused(program: Program, *flags: object, largest_file: int = 0) -> str:
         ("--resume nowhere", ["--resume nowhere", "no run"]),
         ("--set folder --data nowhere", ["nowhere"]),
         ("--audit_share 0.5 --no_decide", ["--audit_share 0.5", "--no_decide"]),
+        (
+            "--objectives error memory",
+            ["--objectives error memory: no measure memory; there are error, param"],
+        ),
+        ("--objectives parameters", ["--objectives parameters: error must be among them"]),
+        ("--objectives error parameters parameters", ["parameters is there twice"]),
+        (
+            "--full_layers 8",
+            ["--full_channels, --full_layers: no effect without a limit", "--max_parameters"],
+        ),
+        ("--objectives error parameters --latency_batch_size 2", ["--latency_batch_size 2: no effect"]),
+        ("--max_memory 0", ["--max_memory 0"]),
+        ("--memory_batch_size 64", ["--memory_batch_size 64: no effect without --max_memory"]),
+        ("--max_memory 0.001", ["--max_memory 0.001: cells of the lightest operation take"]),
     ],
 )
 def test_a_wrong_flag(program: Program, flags: str, words: list[str]) -> None:
