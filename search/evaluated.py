@@ -48,25 +48,25 @@ class Evaluated:
         """Everything with a finite loss, the lowest first."""
         return [self.space.architecture(np.array(row)) for row in self._by_loss()]
 
-    def _ranked(self, untrained: Iterable[Architecture] = ()) -> tuple[list[tuple[int, ...]], np.ndarray]:
-        """Choices, best first, and what ranks them, (n,): qualities, or losses with their signs changed."""
+    @property
+    def _judge(self) -> PairPredictor | None:
+        """The predictor, once it knows a comparison; None where losses rank."""
+        return self.predictor if self.predictor is not None and len(self.predictor) else None
+
+    def _ranking(self, untrained: Iterable[Architecture] = ()) -> list[tuple[int, ...]]:
         found = self._by_loss()
-        if self.predictor is None or not len(self.predictor):
-            return found, -np.array([self.losses[row] for row in found])
+        if (judge := self._judge) is None:
+            return found
         found += [row for row in dict.fromkeys(map(self._key, untrained)) if row not in self.losses]
-        if not found:
-            return found, np.empty(0)
-        quality = self.predictor.posterior().mean(np.array(found))
-        order = np.argsort(-quality, kind="stable")
-        return [found[place] for place in order], quality[order]
+        return [found[index] for index in judge.rank_rows(np.array(found))] if found else []
 
     def ranking(self, untrained: Iterable[Architecture] = ()) -> list[Architecture]:
         """Everything with a finite loss, best first; where the predictor ranks, the `untrained` ones too."""
-        return [self.space.architecture(np.array(row)) for row in self._ranked(untrained)[0]]
+        return [self.space.architecture(np.array(row)) for row in self._ranking(untrained)]
 
     def best(self) -> Architecture | None:
         """The first of the ranking; None before the first finite loss."""
-        return next((self.space.architecture(np.array(row)) for row in self._ranked()[0]), None)
+        return next((self.space.architecture(np.array(row)) for row in self._ranking()), None)
 
     def finalists(
         self, count: int, untrained: Iterable[Architecture] = (), front: Front | None = None
@@ -75,9 +75,14 @@ class Evaluated:
 
         With a `front`, instead of the first ones those that together are the best under its limits.
         """
-        order, quality = self._ranked(untrained)
+        order = self._ranking(untrained)
         if front is not None and order:
-            order = [order[place] for place in front.chosen(np.array(order), quality, count)]
+            rows = np.array(order)
+            if (judge := self._judge) is None:
+                quality = -np.array([self.losses[row] for row in order])
+            else:
+                quality = judge.posterior().mean(rows)
+            order = [order[place] for place in front.chosen(rows, quality, count)]
         chosen = [self.space.architecture(np.array(row)) for row in order[:count]]
         return chosen + [one for one in self.by_loss()[:1] if one not in chosen]
 
