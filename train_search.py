@@ -129,6 +129,8 @@ class Config:
     """in milliseconds for a batch, estimated from edges that are measured on this machine"""
     latency_batch_size: int = 1
     """images in the batch whose latency counts"""
+    latency_backend: Literal["torch", "onnxruntime"] = "torch"
+    """what runs the network whose latency counts; onnxruntime needs the packages of requirements-dev.txt"""
     max_memory: float | None = None
     """in GiB, of training the full-size network in float32: what a step keeps, counted"""
     memory_batch_size: int = 128
@@ -217,10 +219,10 @@ class Config:
         unset = ((None, None), (36, 20))  # the second: in the settings of older runs
         if no_limit and (self.full_channels, self.full_layers) not in unset:
             raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
-        if self.max_latency is None and "latency" not in self.objectives and self.latency_batch_size != 1:
-            raise ValueError(
-                f"--latency_batch_size {self.latency_batch_size}: no effect where no latency is asked for"
-            )
+        if self.max_latency is None and "latency" not in self.objectives:
+            for name in ("latency_batch_size", "latency_backend"):
+                if (given := getattr(self, name)) != getattr(type(self), name):
+                    raise ValueError(f"--{name} {given}: no effect where no latency is asked for")
         if self.max_memory is None and self.memory_batch_size != 128:
             raise ValueError(f"--memory_batch_size {self.memory_batch_size}: no effect without --max_memory")
         if self.estimate == "weight_set" and self.candidate_epochs != 1:

@@ -3,6 +3,7 @@
     python benchmarks/latency.py                                             # DARTS space, one CPU thread
     python benchmarks/latency.py --space nasbench201 --channels 16 --layers 15 --json latency.json
     python benchmarks/latency.py --device cuda --batch_size 64
+    python benchmarks/latency.py --backend onnxruntime
 
 The cells are random ones that took no part in the table. Reported with Kendall's and Spearman's rank
 correlation is the relative error: of the estimate, and of the sum of edges alone, before whole networks
@@ -58,6 +59,8 @@ class Config:
     """memory layout of images and weights"""
     threads: int = 1
     """CPU threads"""
+    backend: Literal["torch", "onnxruntime"] = "torch"
+    """what runs the networks"""
     json: str | None = None
     """write the result to this file, which must not exist"""
 
@@ -87,7 +90,10 @@ def measure_latencies(config: Config, device: torch.device) -> dict[str, Any]:
     space = Space(config.space)
     size = FullSize(C=config.channels, num_classes=10, layers=config.layers, image_size=config.image_size)
     precision = choose_precision(device, config.precision)
-    conditions = Conditions(device, precision, config.channels_last, config.batch_size, config.threads)
+    conditions = Conditions(
+        device, precision, config.channels_last, config.batch_size, config.threads, config.backend
+    )
+    conditions.check()
     begin = time.perf_counter()
     latency = Latency(size, measured(size, space, conditions))
     seconds = time.perf_counter() - begin

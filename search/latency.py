@@ -7,7 +7,7 @@
 An edge's time depends on its operation, channels, image size and stride. Each such operation is measured
 alone. A few whole networks then say what a network takes besides its edges, and by what factor edges side by
 side differ from edges alone: time = factor * sum of the edges + rest. Networks are those that test.py runs:
-for evaluation, batch-norm folded into the convolutions.
+for evaluation, batch-norm folded into the convolutions, by PyTorch or, exported, by ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -34,8 +35,10 @@ from model import Edges, Network
 from model_search import FullSize, bare, empty_network
 from operations import OPS
 from spaces import Space
+from training.backends import ONNX, onnxruntime_session
 from training.card import processor
 from training.evaluation import recalibrate_batch_norm
+from training.export import Logits, check_packages, to_onnx
 from training.inference import fold_batch_norm
 from training.precision import autocast
 from training.weights import place
@@ -51,13 +54,28 @@ Times = dict[str, float]  # milliseconds of an operation at some size
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and how a network runs: `batch_size` images at once, on so many CPU `threads`."""
+    """Where and how a network runs: `batch_size` images at once, on so many CPU `threads`.
+
+    `backend` is "torch", or "onnxruntime", which computes on the CPU in float32.
+    """
 
     device: torch.device
     precision: str
     channels_last: bool
     batch_size: int
     threads: int
+    backend: str = "torch"
+
+    def check(self) -> None:
+        """Raise ValueError where the backend cannot run so, or its packages are missing."""
+        if self.backend == "torch":
+            return
+        if self.device.type != "cpu" or self.precision != "float32":
+            where = f"--device {self.device} --precision {self.precision}"
+            raise ValueError(
+                f"--latency_backend {self.backend}: needs --device cpu --precision float32, not {where}"
+            )
+        check_packages(f"--latency_backend {self.backend}", *ONNX, self.backend)
 
 
 class Table(NamedTuple):
@@ -146,12 +164,13 @@ def measured(size: FullSize, space: Space, conditions: Conditions) -> Table:
     """Measure every operation of the space at every size, and whole networks that correct their sum."""
     cells = random_cells(space, NETWORKS, 0)
     shapes = places(size, bare(cells[0]))
-    keys = [(cell, name, edge) for cell in shapes for name in space.searched for edge in (True, False)]
-    runs = {cell.key(name, edge): _edge_run(cell, name, edge, conditions) for cell, name, edge in keys}
-    edges = milliseconds(runs, conditions)
+    edges = [(cell, name, at) for cell in shapes for name in space.searched for at in (True, False)]
+    different = {cell.key(name, at): (cell, name, at) for cell, name, at in edges}
+    runs = {key: _edge_run(*edge, conditions) for key, edge in different.items()}
+    times = milliseconds(runs, conditions)
     whole = times_of_networks(size, cells, conditions)
-    alone = Latency(size, Table(edges, 1.0, 0.0))
-    return Table(edges, *fitted([alone(cell) for cell in cells], whole))
+    alone = Latency(size, Table(times, 1.0, 0.0))
+    return Table(times, *fitted([alone(cell) for cell in cells], whole))
 
 
 def random_cells(space: Space, count: int, seed: int) -> list[AnyGenotype]:
@@ -179,11 +198,17 @@ def _edge_run(cell: Place, operation: str, at_input: bool, conditions: Condition
         torch.manual_seed(0)
         module = fold_batch_norm(cast(Network, nn.Sequential(OPS[operation](cell.C, stride, True))))
         images = torch.randn(conditions.batch_size, cell.C, *size)
-    module = place(module, conditions.channels_last, conditions.device)
     return _run(module, images, conditions)
 
 
 def _run(module: nn.Module, images: Tensor, conditions: Conditions) -> Callable[[], Any]:
+    """A function that computes a module that takes and returns one tensor."""
+    if conditions.backend == "onnxruntime":
+        # Three images: with one the exporter would take the number of images for a constant.
+        session = onnxruntime_session(to_onnx(module, torch.zeros(3, *images.shape[1:])), conditions.threads)
+        given = images.numpy()
+        return lambda: session(given)
+    module = place(module, conditions.channels_last, conditions.device)
     layout = torch.channels_last if conditions.channels_last else torch.contiguous_format
     images = images.to(conditions.device, memory_format=layout)
 
@@ -212,8 +237,7 @@ def _network_run(size: FullSize, cell: AnyGenotype, conditions: Conditions) -> C
         images = torch.randn(max(2, conditions.batch_size), network.in_channels, *network.image_size)
         # Else the values would fade from layer to layer, to numbers with which a processor is slow.
         recalibrate_batch_norm(network, [(images, torch.empty(0))])
-    network = place(fold_batch_norm(network), conditions.channels_last, conditions.device)
-    return _run(network, images[: conditions.batch_size], conditions)
+    return _run(Logits(fold_batch_norm(network)), images[: conditions.batch_size], conditions)
 
 
 def milliseconds(
@@ -247,6 +271,7 @@ def facts(size: FullSize, space: Space, conditions: Conditions) -> dict[str, Any
         "cores": os.cpu_count(),
         "gpu": gpu,
         "torch": str(torch.__version__),
+        "engine": None if conditions.backend == "torch" else version(conditions.backend),
         "code": hashlib.sha256(b"".join((root / name).read_bytes() for name in CODE)).hexdigest(),
         **{name: getattr(size, name) for name in network},
         "space": asdict(space),
@@ -257,10 +282,11 @@ def facts(size: FullSize, space: Space, conditions: Conditions) -> dict[str, Any
 def table_for(size: FullSize, space: Space, conditions: Conditions, kept: Path | None = None) -> Table:
     """The table in the file `kept`, else that of the user's cache, else measured now, and then cached.
 
-    ValueError where `kept` is damaged.
+    ValueError where `kept` is damaged, or where the backend cannot run so.
     """
     if kept is not None and kept.is_file():
         return read(kept)
+    conditions.check()
     known = json.loads(json.dumps(facts(size, space, conditions)))
     name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairnas"
@@ -268,7 +294,7 @@ def table_for(size: FullSize, space: Space, conditions: Conditions, kept: Path |
     with suppress(ValueError, OSError):  # a damaged one is measured again
         if cache.is_file() and json.loads(cache.read_text())["facts"] == known:
             return read(cache)
-    say("measuring how long edges take on this machine (once; the table is kept)")
+    say("measuring how long edges take on this machine (once, for minutes; the table is kept)")
     table = measured(size, space, conditions)
     with suppress(OSError):  # without a cache every search measures
         cache.parent.mkdir(parents=True, exist_ok=True)

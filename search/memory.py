@@ -22,6 +22,7 @@ from spaces import Space
 
 COUNTED = 2  # images of the batch that is counted; batch-norm needs two
 COPIES = 3  # of the weights: themselves, gradients, momentum
+SMALLEST = 32  # rows and columns of an image that is counted
 SAMPLED = 48  # random cells that are counted
 POOLED = "pool_3x3"
 CONVOLUTIONS = (
@@ -41,7 +42,8 @@ class TrainingMemory:
     """
 
     def __init__(self, size: FullSize, space: Space, batch_size: int) -> None:
-        self.size, self.space, self.batch_size = size, space, batch_size
+        self.space, self.batch_size = space, batch_size
+        self.counted, self.pixels = smaller(size)
         self._known: dict[AnyGenotype, int] = {}
         self._places: dict[Part, int] = {}
         uniform = [self(space.uniform(operation)) for operation in space.searched if operation != "none"]
@@ -68,9 +70,10 @@ class TrainingMemory:
     def __call__(self, genotype: AnyGenotype) -> int:
         if genotype not in self._known:
             # On the CPU: on the meta device autograd keeps nothing. The values do not matter.
-            network = empty_network(self.size, genotype).to_empty(device="cpu")
+            network = empty_network(self.counted, genotype).to_empty(device="cpu")
             weights = sum(tensor.numel() * tensor.element_size() for tensor in network.parameters())
-            self._known[genotype] = kept_bytes(network) * self.batch_size // COUNTED + COPIES * weights
+            kept = kept_bytes(network) * self.batch_size * self.pixels // COUNTED
+            self._known[genotype] = kept + COPIES * weights
         return self._known[genotype]
 
     def within(self, genotype: AnyGenotype, limit: float) -> bool:
@@ -79,6 +82,20 @@ class TrainingMemory:
             self._fit()
         estimate = self._row(parts_of(genotype)) @ self._costs
         return bool(estimate <= self._margin * limit) and self(genotype) <= limit
+
+
+def smaller(size: FullSize) -> tuple[FullSize, int]:
+    """The network for smaller images, and how many times fewer pixels they have.
+
+    What is kept grows as the pixels do, as long as both reductions halve even sides; so large images, of
+    which two can take gigabytes, need not be counted as they are.
+    """
+    rows, columns = size.image_size if isinstance(size.image_size, tuple) else (size.image_size,) * 2
+    times = 1
+    while min(rows, columns) >= 2 * SMALLEST and rows % 8 == columns % 8 == 0:
+        rows, columns, times = rows // 2, columns // 2, times * 4
+    same = {name: getattr(size, name) for name in ("C", "num_classes", "layers", "in_channels")}
+    return FullSize(**same, image_size=(rows, columns)), times
 
 
 def parts_of(genotype: AnyGenotype) -> Counter[Part]:

@@ -48,6 +48,7 @@ BEFORE = {  # settings of searches that knew no others
     "baseline": 0,
     "max_latency": None,
     "latency_batch_size": 1,
+    "latency_backend": "torch",
     "max_memory": None,
     "memory_batch_size": 128,
     "deterministic": False,
@@ -232,7 +233,12 @@ def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> 
     if config.max_latency is None and "latency" not in config.objectives:
         return None
     conditions = Conditions(
-        task.device, task.precision, config.channels_last, config.latency_batch_size, config.threads
+        task.device,
+        task.precision,
+        config.channels_last,
+        config.latency_batch_size,
+        config.threads,
+        config.latency_backend,
     )
     space = Space.of(config)
     found = distributed.from_main(lambda: table_for(full_size, space, conditions, folder / LATENCY))
@@ -286,15 +292,21 @@ def make_search(
 
 
 def costs(config: Any, full_size: FullSize, latency: Latency | None) -> Costs | None:
-    """What a cell costs, in the order of the flags; None where its error is the only objective."""
+    """What a cell costs, in the order of the flags; None where its error is the only objective.
+
+    None costs more than its limit: what does is refused, and the front need not reach so far.
+    """
     names = [name for name in config.objectives if name != "error"]
+    units = {"parameters": 1e6, "multiply_adds": 1e6, "latency": 1.0}
+    limits = {name: getattr(config, f"max_{name}") for name in names}
+    most = [math.inf if limits[name] is None else limits[name] * units[name] for name in names]
 
     def found(cell: AnyGenotype) -> list[float]:
         parameters, multiply_adds = full_size(cell)
         known = {"parameters": float(parameters), "multiply_adds": float(multiply_adds)}
         if latency is not None:
             known["latency"] = latency(cell)
-        return [known[name] for name in names]
+        return [min(known[name], highest) for name, highest in zip(names, most, strict=True)]
 
     return found if names else None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,15 @@ from conftest import TINY, Program, results
 import genotypes
 import visualize
 from encoding import ChoiceSpace
+from model_search import FullSize
 from pair_predictor import PairPredictor
+from search import finalists
 from search.front import LIMITS, Costs, Front, undominated
 from search.paired_search import Outcome, PairedSearch, Settings
 from search.record import statistics
+from search.run import costs
+from spaces import Space
+from train_search import Config as SearchConfig
 
 SPACE = ChoiceSpace([4] * 5)
 PAIR = ["--objectives", "error", "parameters"]
@@ -211,6 +218,57 @@ def test_killed_and_in_two_processes_it_is_the_same(program: Program, run: Path)
     assert code == 0, err
     assert results(other) == results(run)
     assert (other / "front.csv").read_bytes() == (run / "front.csv").read_bytes()
+
+
+def test_limits_of_a_front_stay_below_the_limit_of_the_search() -> None:
+    config = SearchConfig(objectives=("error", "parameters", "multiply_adds"), max_parameters=0.02)
+    size = FullSize(C=4, num_classes=10, layers=3, image_size=8)
+    found = costs(config, size, None)
+    assert found is not None
+    front = Front(Space().encoding(), found, 0)
+    assert front.limits[:, 0].max() <= 0.02e6 < front.limits[:, 0].max() * 1.05
+    assert front.limits[:, 1].max() > 0.9 * size(Space().uniform("sep_conv_5x5"))[1]
+
+
+def test_latency_is_an_objective_whose_table_a_stopped_run_keeps(program: Program, tmp_path: Path) -> None:
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    space = ["--space", "nasbench201", "--operations", "none", "nor_conv_3x3", "--full_channels", "2"]
+    flags = [*TINY, *space, "--full_layers", "1", "--objectives", "error", "latency", "--finalists", "3"]
+    code, _, err = program.start(*flags, "--save", "front_latency", environment=environment).wait()
+    assert code == 0, err
+    run = program.folder / "front_latency"
+    assert [float(row["latency"]) for row in table(run, "front")] == sorted(
+        (float(row["latency"]) for row in table(run, "front")), reverse=True
+    )
+    flags += ["--save", "front_latency_killed"]
+    assert program.start(*flags, environment=environment, die_at_checkpoint=3).wait()[0] < 0
+    for cached in (tmp_path / "pairnas").iterdir():
+        cached.unlink()  # measured again, times would differ
+    code, out, err = program.start("--resume", "front_latency_killed", environment=environment).wait()
+    assert code == 0, err
+    assert "measuring" not in out
+    killed = program.folder / "front_latency_killed"
+    assert results(killed) == results(run)
+    assert (killed / "front.csv").read_bytes() == (run / "front.csv").read_bytes()
+
+
+def test_random_cells_have_a_front_too(program: Program) -> None:
+    flags = ["--strategy", "random", "--finalists", "3", "--save", "front_random"]
+    code, _, err = program.run(*TINY, *PAIR, *flags)
+    assert code == 0, err
+    parameters = [int(row["parameters"]) for row in table(program.folder / "front_random", "front")]
+    assert parameters == sorted(parameters, reverse=True)
+    assert parameters
+
+
+def test_a_finalist_that_diverged_is_in_no_front() -> None:
+    run: Any = SimpleNamespace(config=SearchConfig(objectives=("error", "parameters")))
+    losses = [1.0, 2.0, 3.0, math.nan]
+    rows = [
+        {"rank": place + 1, "genotype": str(place), "loss": loss, "parameters": size}
+        for place, (loss, size) in enumerate(zip(losses, [30, 40, 20, 10], strict=True))
+    ]
+    assert [row["genotype"] for row in finalists.front(run, rows)] == ["0", "2"]
 
 
 def test_a_search_with_one_objective_has_no_front(program: Program) -> None:

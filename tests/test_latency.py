@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +81,33 @@ def test_a_measured_table_has_every_edge_and_tells_a_convolution_from_an_identit
         assert 0 < Latency(size, table)(cell) < 1e4
 
 
+def test_exported_networks_are_measured_by_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(latency, "SECONDS", 0.002)
+    monkeypatch.setattr(latency, "NETWORKS", 3)
+    sessions: list[int] = []
+    real = latency.onnxruntime_session
+
+    def session(content: bytes, threads: int) -> Any:
+        sessions.append(threads)
+        return real(content, threads)
+
+    monkeypatch.setattr(latency, "onnxruntime_session", session)
+    size = FullSize(C=16, num_classes=10, layers=1, image_size=16)
+    space = Space("nasbench201", operations=("nor_conv_3x3", "skip_connect"))
+    table = latency.measured(size, space, dataclasses.replace(HERE, backend="onnxruntime"))
+    assert sessions == [1] * (2 + 3)  # each operation once, and whole networks
+    assert table.edges["nor_conv_3x3 32 8x8 1"] > table.edges["skip_connect 32 8x8 1"] > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"), [({"precision": "bfloat16"}, "bfloat16"), ({"device": torch.device("meta")}, "meta")]
+)
+def test_what_the_other_engine_cannot_run_is_named(wrong: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=f"--latency_backend onnxruntime: needs .*, not .*{word}"):
+        dataclasses.replace(HERE, backend="onnxruntime", **wrong).check()
+
+
 def test_a_table_is_measured_once_for_the_same_machine_and_networks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,12 +128,13 @@ def test_a_table_is_measured_once_for_the_same_machine_and_networks(
     for other in (
         (FullSize(C=5, num_classes=10, layers=3, image_size=8), Space(), HERE),
         (size, Space(nodes=3), HERE),
-        (size, Space(), Conditions(torch.device("cpu"), "float32", True, 2, 1)),
+        (size, Space(), dataclasses.replace(HERE, batch_size=2)),
+        (size, Space(), dataclasses.replace(HERE, backend="onnxruntime")),
     ):
         assert latency.table_for(*other) != first
     file.write_text('{"facts": ')  # damaged
     assert latency.table_for(size, Space(), HERE) == made[-1]
-    assert len(made) == 5
+    assert len(made) == 6
     latency.write(tmp_path / "kept.json", first, {})
     assert latency.table_for(size, Space(nodes=7), HERE, tmp_path / "kept.json") == first
 

@@ -14,7 +14,7 @@ import genotypes
 from model import NetworkCIFAR
 from model_search import FullSize
 from search.latency import random_cells
-from search.memory import TrainingMemory
+from search.memory import COUNTED, TrainingMemory, kept_bytes
 from spaces import Space
 
 SIZE = FullSize(C=8, layers=5, num_classes=10)
@@ -49,6 +49,17 @@ def test_twice_the_images_take_twice_the_memory_but_not_of_the_weights() -> None
     some, more = (TrainingMemory(SIZE, Space(), count)(cell) for count in (100, 200))
     weights = 12 * SIZE(cell)[0]
     assert more - weights == pytest.approx(2 * (some - weights), rel=1e-3)
+
+
+@pytest.mark.parametrize(("pixels", "times"), [(96, 4), ((128, 64), 4), (128, 16), (66, 1), (48, 1)])
+def test_large_images_are_counted_by_smaller_ones(pixels: int | tuple[int, int], times: int) -> None:
+    cell = genotypes.lookup("RelativeNAS")
+    memory = TrainingMemory(FullSize(C=4, layers=5, num_classes=10, image_size=pixels), Space(), 10)
+    network = NetworkCIFAR(4, 10, 5, False, cell, image_size=pixels)
+    assert memory.pixels == times
+    whole = kept_bytes(network) * 10 // COUNTED
+    weights = 3 * 4 * sum(tensor.numel() for tensor in network.parameters())
+    assert memory(cell) == pytest.approx(whole + weights, rel=2e-3)
 
 
 @pytest.mark.parametrize("space", ["darts", "nasbench201"])

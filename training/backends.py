@@ -23,6 +23,8 @@ from utils import say
 # Largest difference of the logits from PyTorch's in float32, as a share of the largest logit.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
 
+ONNX = ("onnx", "onnxscript")  # packages that export
+
 Compute = Callable[[np.ndarray], Any]
 
 
@@ -69,19 +71,23 @@ class Engine(nn.Module):
         self.checked = True
 
 
-def _converted(network: Network, *packages: str) -> bytes:
-    check_packages(f"--backend {packages[0]}", "onnx", "onnxscript", *packages)
+def _converted(network: Network, package: str) -> bytes:
+    check_packages(f"--backend {package}", *ONNX, package)
     return to_onnx(Logits(network), torch.zeros(3, network.in_channels, *network.image_size))
 
 
 def _onnxruntime(network: Network, precision: str) -> Compute:
     if precision != "float32":
         raise ValueError(f"--precision {precision}: --backend onnxruntime computes in float32")
-    content = _converted(network, "onnxruntime")
+    return onnxruntime_session(_converted(network, "onnxruntime"), torch.get_num_threads())
+
+
+def onnxruntime_session(content: bytes, threads: int) -> Compute:
+    """What ONNX Runtime computes from a file of `to_onnx`, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"images": images})[0]
 

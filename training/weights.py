@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import genotypes
 from common import checkpoint
@@ -23,6 +23,7 @@ from utils import derive_seed, lacks_memory
 LARGEST_IMAGE = 4096  # pixels a side that a checkpoint may want images to be resized to
 MOST_EDGES = 100_000
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+Module = TypeVar("Module", bound=nn.Module)
 TRAININGS = ("train", "train_imagenet")  # kinds of checkpoints of trainings that are not finished
 
 
@@ -44,7 +45,7 @@ def draw_network(
     return place(network, config.channels_last, device)
 
 
-def place(network: AnyNetwork, channels_last: bool, device: torch.device) -> AnyNetwork:
+def place(network: Module, channels_last: bool, device: torch.device) -> Module:
     """The network itself, on its device and in its memory layout."""
     network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return network.to(device)
