@@ -56,11 +56,15 @@ def generator(seed: int, *purpose: int) -> np.random.Generator:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a probability, after `share` of `count` independent trials (Wilson 1927)."""
+    """The 95% interval of a probability, after `share` of `count` independent trials (Wilson 1927).
+
+    It is within 0 to 1 and contains the share: at shares of 0 and 1, rounding alone would leave that one out.
+    """
     z = 1.959964
     centre, scale = share + z * z / (2 * count), 1 + z * z / count
     half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -453,6 +453,15 @@ def test_the_verdict_on_the_predictor(tmp_path: Path) -> None:
         assert text in words.verdict(run)
 
 
+@pytest.mark.parametrize("count", [4, 10, 14])
+def test_a_predictor_that_was_always_right_has_its_plot(tmp_path: Path, count: int) -> None:
+    run = make_run(tmp_path / "run", generations=1, predictor=False)
+    row = next(csv.DictReader((run / "history.csv").open()))
+    right = row | {"winner": "a", "difference": -1.0, "probability": 0.9}
+    write_csv(run / "history.csv", [right | {"pair": pair} for pair in range(count)])
+    assert f"won 100% of {count} pairs" in Page(visualize.write_report(run)).text
+
+
 def test_random_cells_stand_beside_the_winner(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", generations=1)
     assert "random cells" not in Page(visualize.write_report(run)).text

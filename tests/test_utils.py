@@ -66,6 +66,15 @@ def test_wilson_interval() -> None:
     assert utils.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
+def test_wilson_interval_contains_the_share() -> None:
+    for count in range(1, 301):
+        assert utils.wilson(0.0, count)[0] == 0.0, count
+        assert utils.wilson(1.0, count)[1] == 1.0, count
+        for wins in (0, 1, count // 2, count):
+            low, high = utils.wilson(wins / count, count)
+            assert 0 <= low <= wins / count <= high <= 1, (wins, count)
+
+
 def test_a_new_file_is_as_readable_as_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
