@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import genotypes
-from genotypes import AnyGenotype
+from cells import IN_WORDS
+from genotypes import AnyGenotype, CompleteCell, Genotype
 
 Row = dict[str, str]  # of a table: texts by column
 TABLES = {  # with the columns that each must have
@@ -27,6 +29,17 @@ TABLES = {  # with the columns that each must have
     "baseline": ("genotype", "loss", "error", "test_error"),
     "front": ("number", "genotype", "error"),
 }
+AT_THE_END = (
+    "finalists",
+    "baseline",
+    "front",
+)  # written once and whole: a row that is cut off, or none, is damage
+NUMBERS = (  # columns that hold numbers, or nothing where a number is not known
+    *("generation", "pair", "loss_a", "loss_b", "difference", "standard_error", "probability"),
+    *("diversity", "predicted_share", "audits", "audit_accuracy", "mean_loss", "best_loss", "trusted"),
+    *("seconds", "rank", "number", "score", "loss", "error", "training_loss", "test_error"),
+    *("parameters", "multiply_adds", "latency", "memory"),
+)
 
 
 @dataclass
@@ -105,15 +118,27 @@ def read_run(folder: Path) -> RecordedRun:
         )
     run = RecordedRun(folder)
     for table, columns in TABLES.items():
-        rows, cut = _read_table(folder / f"{table}.csv", columns)
+        path = folder / f"{table}.csv"
+        rows, cut = _read_table(path, columns)
+        if table in AT_THE_END and path.is_file() and (cut or not rows):
+            raise ValueError(f"{path}: damaged: {'a row is cut off' if cut else 'it has no rows'}")
+        _check_numbers(path, rows)
         setattr(run, table, rows)
         run.incomplete += cut
+    _check_front(folder / "front.csv", run.front)
     settings = folder / "config.json"
     if settings.is_file():
         run.config = _read_object(settings)
     run.images = _count_images(folder / "log.txt")
     run.finished = (folder / "genotype.json").is_file()
     run.cell = genotypes.lookup(folder) if run.finished else _leader(run.history)
+    if run.finished and run.config:
+        kind = CompleteCell if run.config.get("space") == "nasbench201" else Genotype
+        if not isinstance(run.cell, kind):
+            raise ValueError(
+                f"{folder / 'genotype.json'}: {IN_WORDS[type(run.cell)]}, and the search of "
+                f"config.json was for {IN_WORDS[kind]}"
+            )
     return run
 
 
@@ -162,6 +187,40 @@ def _read_table(path: Path, needed: Iterable[str]) -> tuple[list[Row], int]:
     return whole, len(rows) - len(whole)
 
 
+def _check_numbers(path: Path, rows: list[Row]) -> None:
+    """ValueError names the row, from 1, and the column of a text that stands where a number should."""
+    for place, row in enumerate(rows, start=1):
+        for column in NUMBERS:
+            text = row.get(column)
+            if text and not _is_number(text):
+                raise ValueError(f"{path}: damaged: row {place}, {column}: {reprlib.repr(text)} is no number")
+
+
+def _check_front(path: Path, rows: list[Row]) -> None:
+    """ValueError where a row is no cell of a front: it has a genotype, and all that is drawn is finite."""
+    for place, row in enumerate(rows, start=1):
+        try:
+            genotypes.from_json(row["genotype"])
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged: row {place}: {error}") from None
+        for column in NUMBERS:
+            if column == "training_loss":  # need not be known
+                continue
+            if column in row and not math.isfinite(numbers([row], column)[0]):
+                found = row[column] or "nothing"
+                raise ValueError(
+                    f"{path}: damaged: row {place}, {column}: {found}, and a front has finite numbers"
+                )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _leader(history: list[Row]) -> AnyGenotype | None:
     """The cell with the lowest loss among those trained in the last generation that has a finite one."""
     rows = trained(history)
@@ -181,13 +240,8 @@ def _leader(history: list[Row]) -> AnyGenotype | None:
 def numbers(rows: list[Row], column: str) -> np.ndarray:
     """One column as floats, (rows,); NaN where it is absent, empty or no number."""
 
-    def number(text: str | None) -> float:
-        try:
-            return float(text or "nan")
-        except ValueError:
-            return math.nan
-
-    return np.array([number(row.get(column)) for row in rows], dtype=float)
+    texts = (row.get(column) or "" for row in rows)
+    return np.array([float(text) if _is_number(text) else math.nan for text in texts], dtype=float)
 
 
 def trained(history: list[Row]) -> list[Row]:

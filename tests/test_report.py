@@ -1,10 +1,12 @@
 """The report, its tables and plots: a run at any moment has one, damaged files are named."""
 
 import csv
+import io
 import json
 import os
 import re
 import shlex
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -324,6 +326,81 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path, file: str, content: by
     with pytest.raises(ValueError, match=message):
         visualize.write_report(run)
     assert not (run / "report.html").exists()
+
+
+def with_front(run: Path) -> Path:
+    """A run of make_run, of two objectives: the front has the first and the third finalist."""
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"objectives": ["error", "parameters"]}))
+    rows = list(csv.DictReader((run / "finalists.csv").open()))
+    for row, parameters in zip(rows, (9e6, 9.5e6, 4e6, 8e6), strict=True):
+        row["parameters"] = parameters
+    write_csv(run / "finalists.csv", rows)
+    columns = ("genotype", "score", "loss", "error", "parameters")
+    front = [{name: row[name] for name in columns if name in row} for row in rows[::2]]
+    write_csv(run / "front.csv", [{"number": number} | row for number, row in enumerate(front, start=1)])
+    return run
+
+
+def field(column: str, text: str) -> Callable[[str], str]:
+    """What puts a text in place of a column of the first row of a CSV table."""
+
+    def change(content: str) -> str:
+        first, *others = csv.DictReader(io.StringIO(content))
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(first), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([first | {column: text}, *others])
+        return stream.getvalue()
+
+    return change
+
+
+COMPLETE = genotypes.to_json(
+    genotypes.from_arch_string(
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|none~1|skip_connect~2|"
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("front.csv", field("error", "abc"), "damaged: row 1, error: 'abc' is no number"),
+        ("front.csv", field("error", "nan"), "damaged: row 1, error: nan, and a front has finite numbers"),
+        ("front.csv", field("parameters", ""), "damaged: row 1, parameters: nothing, and a front has"),
+        ("front.csv", field("genotype", "{"), "damaged: row 1: no valid JSON"),
+        ("front.csv", lambda text: text[:90], "damaged: a row is cut off"),
+        ("front.csv", lambda text: text.splitlines()[0], "damaged: it has no rows"),
+        ("front.csv", lambda text: "", "not a table of a search: it lacks the column number"),
+        ("finalists.csv", field("loss", "0,2"), "damaged: row 1, loss: '0,2' is no number"),
+        ("finalists.csv", lambda text: text[:200], "damaged: a row is cut off"),
+        ("generations.csv", field("diversity", "x"), "damaged: row 1, diversity: 'x' is no number"),
+        ("history.csv", field("loss_b", "x"), "damaged: row 1, loss_b: 'x' is no number"),
+        ("genotype.json", lambda text: COMPLETE, "one complete cell (NAS-Bench-201), and the search of"),
+    ],
+)
+def test_a_damaged_file_leaves_the_old_report(
+    tmp_path: Path, file: str, damage: Callable[[str], str], message: str
+) -> None:
+    run = with_front(make_run(tmp_path / "run", generations=1))
+    before = visualize.write_report(run).read_bytes()
+    (run / file).write_text(damage((run / file).read_text()))
+    with pytest.raises(ValueError, match=re.escape(f"{run / file}: {message}")) as raised:
+        visualize.main(visualize.Config(str(run)))
+    assert "\n" not in str(raised.value)
+    assert (run / "report.html").read_bytes() == before
+    assert not list(run.glob("*.svg"))
+
+
+def test_a_cell_of_another_space_is_none_of_the_search(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", generations=1)
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"space": "nasbench201"}))
+    with pytest.raises(ValueError, match=r"genotype\.json: a normal and a reduction cell, and the search of"):
+        visualize.write_report(run)
+    (run / "genotype.json").write_text(COMPLETE)
+    assert Page(visualize.write_report(run)).source.count('id="cell-') > 0
 
 
 def test_reliability() -> None:
