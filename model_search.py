@@ -191,14 +191,6 @@ class FullSize:
                 parameters, multiply_adds = parameters + more[0], multiply_adds + more[1]
         return parameters, multiply_adds
 
-    def within(self, genotype: AnyGenotype, parameters: float | None, multiply_adds: float | None) -> bool:
-        """Whether the network keeps to limits given in millions; None is no limit."""
-        limits = (parameters, multiply_adds)
-        return all(
-            limit is None or number <= limit * 1e6
-            for number, limit in zip(self(genotype), limits, strict=True)
-        )
-
     def _edge(self, shape: AnyGenotype, cell: str, operation: str, from_input: bool) -> tuple[int, int]:
         key = (shape, cell, operation, from_input and cell == "reduce")
         if key not in self.edges:

@@ -120,7 +120,8 @@ class Config:
     # --- costs of the full-size network
     objectives: tuple[str, ...] = ("error",)
     """error, and what to keep low beside it: parameters, multiply_adds, latency. The finalists (let them be
-    many) are then the best under all limits together, and front.csv has those that none of them beats"""
+    many) are then the best under all limits together, and front.csv has those that none of them beats; what
+    counts as error is the score that chooses a winner: losses, which tell cells apart better than errors"""
     max_parameters: float | None = None
     """in millions"""
     max_multiply_adds: float | None = None
@@ -199,26 +200,25 @@ class Config:
 
     def _check_objectives(self) -> None:
         """Raise ValueError unless the objectives are the error and different costs."""
-        given = " ".join(self.objectives)
+        flag = f"--objectives {' '.join(self.objectives)}".rstrip()
         for name in self.objectives:
             if name not in ("error", *COSTS):
-                raise ValueError(
-                    f"--objectives {given}: no measure {name}; there are error, {', '.join(COSTS)}"
-                )
+                raise ValueError(f"{flag}: no measure {name}; there are error, {', '.join(COSTS)}")
             if self.objectives.count(name) > 1:
-                raise ValueError(f"--objectives {given}: {name} is there twice")
+                raise ValueError(f"{flag}: {name} is there twice")
         if "error" not in self.objectives:
-            raise ValueError(
-                f"--objectives {given}: error must be among them, or nothing would need training"
-            )
+            raise ValueError(f"{flag}: error must be among them, or nothing would need training")
 
     def _check_effects(self) -> None:
         """Raise ValueError for a flag that would have no effect."""
-        limits = {self.max_parameters, self.max_multiply_adds, self.max_latency, self.max_memory}
-        no_limit = limits == {None} and self.objectives == ("error",)
-        unset = ((None, None), (36, 20))  # the second: in the settings of older runs
-        if no_limit and (self.full_channels, self.full_layers) not in unset:
-            raise ValueError("--full_channels, --full_layers: no effect without a limit (--max_parameters)")
+        limits = ("max_parameters", "max_multiply_adds", "max_latency", "max_memory")
+        no_limit = {getattr(self, name) for name in limits} == {None} and self.objectives == ("error",)
+        size = {"full_channels": self.full_channels, "full_layers": self.full_layers}
+        if no_limit and tuple(size.values()) != (36, 20):  # which stand in the settings of older runs
+            for name, given in size.items():
+                if given is not None:
+                    ways = f"a limit (--{', --'.join(limits)}), or a cost among --objectives"
+                    raise ValueError(f"--{name} {given}: no effect without {ways}")
         if self.max_latency is None and "latency" not in self.objectives:
             for name in ("latency_batch_size", "latency_backend"):
                 if (given := getattr(self, name)) != getattr(type(self), name):
@@ -272,7 +272,7 @@ def main(config: Config) -> None:
         check_recordable(run)
     else:
         check_batch_size(run.task)
-        run.search.ask()  # says now if no cell keeps to the limits
+        run.check_limits()
         run.folder.create(config)
     run.keep_tables()  # of a resumed run too, which may have been killed before
     log = run.folder.start_log()

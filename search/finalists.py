@@ -19,6 +19,7 @@ from model import Network
 from pictures import ancestry, report
 from search.candidates import Job, Task, compare, train_all
 from search.front import undominated
+from search.limits import COUNTED, UNITS
 from search.record import Finalist, baseline_in_words
 from search.run import SearchRun
 from training import card
@@ -152,7 +153,7 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         log.info(f"front: {counted(len(kept), 'cell')} in front.csv; {how}")
     folder.write_table("baseline.csv", run.record.baseline)
     write_atomically(folder.path / "genotype.json", cell + "\n")
-    parameters, multiply_adds = run.full_size(best.genotype)
+    parameters, multiply_adds = run.costs.full_size(best.genotype)
     log.info(f"winner: {cell}")
     log.info(f"  where it came from: {found['origin']} (of {run.config.generations} generations)")
     log.info(
@@ -161,15 +162,15 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
     if run.record.baseline:
         log.info(f"  {baseline_in_words(run.record.baseline, tested.error)}")
     log.info(
-        f"  at full size, {run.full_size.C} channels and {run.full_size.layers} cells: "
+        f"  at full size, {run.costs.full_size.C} channels and {run.costs.full_size.layers} cells: "
         f"{in_millions(parameters)} parameters, {in_millions(multiply_adds)} multiply-adds"
     )
-    if run.latency is not None:
+    if run.costs.latency is not None:
         images = run.config.latency_batch_size
-        log.info(f"  about {run.latency(best.genotype):.1f} ms on this machine for a batch of {images}")
-    if run.memory is not None:
-        taken = run.memory(best.genotype) / 2**30
-        log.info(f"  training it takes about {taken:.3g} GiB with {run.memory.batch_size} images a step")
+        log.info(f"  about {run.costs.latency(best.genotype):.1f} ms on this machine for a batch of {images}")
+    if run.costs.memory is not None:
+        taken, images = run.costs.measures["memory"](best.genotype), run.config.memory_batch_size
+        log.info(f"  training it takes about {taken:.3g} GiB with {images} images a step")
     log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")
     try:
         log.info(f"  report: {visualize.write_report(folder.path)}")
@@ -184,7 +185,7 @@ def front(run: SearchRun, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # The rows are in order of the scores.
     values = np.array([[row["rank"], *(row[name] for name in costs)] for row in finite], dtype=np.float64)
     kept = [row for row, stays in zip(finite, undominated(values), strict=True) if stays]
-    columns = ("genotype", "loss", "error", "training_loss", "parameters", "multiply_adds", "latency")
+    columns = ("genotype", "score", "loss", "error", "training_loss", *UNITS)
     return [
         {"number": number, **{name: row[name] for name in columns if name in row}}
         for number, row in enumerate(kept, start=1)
@@ -198,16 +199,18 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
     """
     finalists, settings = run.record.finalists, dataclasses.asdict(run.config)
     best = winner(finalists)
+    measured = {name: one for name, one in run.costs.measures.items() if name not in COUNTED}
     rows: list[dict[str, Any]] = []
     for finalist in sorted(finalists, key=lambda one: (not one.trained.finite, one.score)):
         outcome = compare(finalist.trained.losses, best.trained.losses)
         cell = genotypes.to_json(finalist.genotype)
-        parameters, multiply_adds = run.full_size(finalist.genotype)
+        parameters, multiply_adds = run.costs.full_size(finalist.genotype)
         rows.append(
             {
                 "rank": len(rows) + 1,
                 "genotype": cell,
                 "origin": ancestry.origin(run.record.history, cell, settings),
+                "score": finalist.score,
                 "loss": finalist.trained.loss,
                 "error": finalist.trained.error,
                 "training_loss": finalist.trained.training_loss,
@@ -216,7 +219,7 @@ def table(run: SearchRun, test_error: float) -> list[dict[str, Any]]:
                 "test_error": test_error if finalist is best else "",
                 "parameters": parameters,
                 "multiply_adds": multiply_adds,
-                **({} if run.latency is None else {"latency": run.latency(finalist.genotype)}),
+                **{name: measure(finalist.genotype) for name, measure in measured.items()},
                 "winner": int(finalist is best),
             }
         )

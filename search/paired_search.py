@@ -61,6 +61,7 @@ class Settings:
         for name, fits, allowed in (
             ("strategy", self.strategy in STRATEGIES, f"allowed are {', '.join(STRATEGIES)}"),
             ("generations", self.generations >= 1, "must be at least 1"),
+            ("pop_size", self.pop_size >= 2 and self.pop_size % 2 == 0, "must be even, at least 2"),
             ("pairs_per_sync", 1 <= self.pairs_per_sync <= half, f"allowed are 1 to {half} (pop_size / 2)"),
             ("proposals", self.proposals >= 1, "must be at least 1"),
             ("confidence", 0.5 < self.confidence <= 1, "must be above 0.5, at most 1"),
@@ -110,6 +111,10 @@ class Outcome:
         return cls(loss_a, loss_b, loss_a - loss_b, 0.0)
 
 
+class NoneAccepted(ValueError):
+    """`accept` rejects everything that is proposed for a member."""
+
+
 class PairedSearch:
     """Slow-fast learning with a paired predictor; NumPy only, resumable at every group of pairs.
 
@@ -147,7 +152,7 @@ class PairedSearch:
     def ask(self) -> list[Comparison]:
         """The next group of comparisons (what is left of it, if some are told); [] when the search is over.
 
-        Raises ValueError if `accept` rejects everything that is proposed for a member.
+        Raises NoneAccepted, a ValueError, if `accept` rejects everything that is proposed for a member.
         """
         if self.group or self.generation >= self.settings.generations:
             return list(self.group)
@@ -240,10 +245,7 @@ class PairedSearch:
         for vector in vectors:
             if self._accepts(self.space.decode(vector)):
                 return vector
-        raise ValueError(
-            f"no acceptable architecture among {TRIES} proposals: "
-            "loosen --max_parameters, --max_multiply_adds, --max_latency or --max_memory"
-        )
+        raise NoneAccepted(f"no acceptable architecture among {TRIES} proposals")
 
     def _accepts(self, architecture: Architecture) -> bool:
         return self.accept is None or bool(self.accept(architecture))
@@ -326,8 +328,10 @@ class PairedSearch:
         """The `count` best of everything trained and of the last population, and the lowest trained loss.
 
         Best first; without `rank` only trained architectures, by loss. No architecture comes twice. With
-        `costs` they are, instead, those that together are the best under all limits; that may be fewer.
+        `costs` they are, instead, those that together are the best under all limits, then of the others.
         """
+        if count < 1:
+            raise ValueError(f"{count} finalists: there must be one at least")
         population = [one for one in self.architectures() if self._accepts(one)]
         return self.evaluated.finalists(count, untrained=population, front=self.front)
 
@@ -350,7 +354,13 @@ class PairedSearch:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; the search goes on exactly as it would have."""
+        """Continue from `state_dict()`; the search goes on exactly as it would have.
+
+        Raises ValueError where parts are missing.
+        """
+        needed = ("population", "predictor", "evaluated", "losses", "generation", "pair")
+        if missing := [name for name in needed if name not in state]:
+            raise ValueError(f"no state of a search: {', '.join(missing)} missing")
         self.population.load_state_dict(state["population"])
         self.predictor.load_state_dict(state["predictor"])
         if "trust" in state:  # searches of earlier versions have none

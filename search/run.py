@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,16 +23,14 @@ from common import checkpoint, distributed
 from common.flags import PLACES
 from common.run_folder import RunFolder
 from encoding import CellSpace
-from genotypes import AnyGenotype, from_json, to_json
+from genotypes import from_json, to_json
 from images import sets
-from model_search import FullSize
 from search import prior
 from search.candidates import Task, TrainedCandidate, compare, load_task
 from search.estimates import ESTIMATES, Estimate
-from search.front import Costs
-from search.latency import Conditions, Latency, Table, table_for, write
-from search.memory import TrainingMemory
-from search.paired_search import Comparison, Outcome, PairedSearch, Settings
+from search.latency import write
+from search.limits import LATENCY, FullSizeCosts, costs_of
+from search.paired_search import Comparison, NoneAccepted, Outcome, PairedSearch, Settings
 from search.record import Finalist, Record
 from spaces import Space
 from utils import lacks_memory, write_atomically
@@ -55,7 +53,6 @@ BEFORE = {  # settings of searches that knew no others
     "prior": "auto",
     "objectives": ("error",),
 }
-LATENCY = "latency.json"  # in the run folder: the table by which cells were refused
 NEEDED = {"settings", "images", "search", "weights", "history", "generations", "finalists"}  # to go on
 
 
@@ -67,12 +64,17 @@ class SearchRun:
     task: Task
     search: PairedSearch
     estimate: Estimate
-    full_size: FullSize
     folder: RunFolder
     record: Record
-    latency: Latency | None = None  # where it is limited, or an objective
-    memory: TrainingMemory | None = None  # where it is limited
+    costs: FullSizeCosts
     earlier: str | None = None  # the text of the table of trainings that the predictor began with
+
+    def check_limits(self) -> None:
+        """Raise ValueError that names the limits where no cell is found for the first generation."""
+        try:
+            self.search.ask()
+        except NoneAccepted:
+            raise ValueError(self.costs.in_words(Space.of(self.config))) from None
 
     def compare_group(self, group: list[Comparison], progress: float) -> None:
         """Train what must be trained of a group, tell and note the outcomes, merge the weights in pair order.
@@ -110,8 +112,8 @@ class SearchRun:
         """Keep in the run folder what a resumed run must have the same: measured edges, earlier trainings."""
         if not distributed.is_main():
             return
-        if self.latency is not None:
-            write(self.folder.path / LATENCY, self.latency.table, {})
+        if self.costs.latency is not None:
+            write(self.folder.path / LATENCY, self.costs.latency.table, {})
         if self.earlier is not None:
             write_atomically(self.folder.path / prior.KEPT, self.earlier)
 
@@ -133,6 +135,7 @@ class SearchRun:
             "kind": "search",
             "images": self.task.fingerprint,
             "prior": self._prior_checksum(),
+            "operations": definitions(self.config),
             "settings": _settings(self.config),
             "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
             "search": self.search.state_dict(),
@@ -173,6 +176,12 @@ class SearchRun:
             )
         if state["images"] != self.task.fingerprint:
             raise ValueError(f"--resume {folder.path}: --data holds other images than the run began with")
+        now = definitions(self.config)
+        if changed := [name for name, one in state.get("operations", now).items() if one != now.get(name)]:
+            raise ValueError(
+                f"--resume {folder.path}: {', '.join(changed)} in operations.py is defined otherwise than "
+                "when the run began"
+            )
         if state.get("prior") != self._prior_checksum():
             raise ValueError(f"--resume {folder.path}: {prior.KEPT} is not the table that the run began with")
         try:
@@ -211,63 +220,21 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     """
     operations.check(Space.of(config).searched)
     task, test = load_task(config, device)
-    full_size = task.full_size()
-    latency = make_latency(config, task, full_size, Path(path))
+    costs = costs_of(config, task, task.full_size(), Path(path))
     folder = RunFolder(path)
     earlier = distributed.from_main(lambda: prior.text_of(config, folder))
     # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
-    memory = make_memory(config, full_size)
-    search = make_search(config, full_size, latency, memory, earlier)
+    search = make_search(config, costs, earlier)
     estimate = ESTIMATES[config.estimate](task)
     some = np.stack([search.space.read(position) for position in search.population.positions])
     expected = hashlib.sha256(search.predictor.expected(some).tobytes()).hexdigest()
     distributed.check_equal(images=task.fingerprint, expected=expected)
-    run = SearchRun(config, task, search, estimate, full_size, folder, Record(), latency, memory, earlier)
-    return run, test
+    return SearchRun(config, task, search, estimate, folder, Record(), costs, earlier), test
 
 
-def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> Latency | None:
-    """What estimates latencies, where flags ask for them: one process measures, if no table is kept."""
-    if config.max_latency is None and "latency" not in config.objectives:
-        return None
-    conditions = Conditions(
-        task.device,
-        task.precision,
-        config.channels_last,
-        config.latency_batch_size,
-        config.threads,
-        config.latency_backend,
-    )
-    space = Space.of(config)
-    found = distributed.from_main(lambda: table_for(full_size, space, conditions, folder / LATENCY))
-    return Latency(full_size, Table(*found))
-
-
-def make_memory(config: Any, full_size: FullSize) -> TrainingMemory | None:
-    """What counts the memory of training, where it is limited.
-
-    Raises ValueError where cells of the lightest operation take more than the limit: nearly all would.
-    """
-    if config.max_memory is None:
-        return None
-    memory = TrainingMemory(full_size, Space.of(config), config.memory_batch_size)
-    if memory.lightest > config.max_memory * 2**30:
-        raise ValueError(
-            f"--max_memory {config.max_memory}: cells of the lightest operation take "
-            f"{memory.lightest / 2**30:.3g} GiB with {config.memory_batch_size} images a step"
-        )
-    return memory
-
-
-def make_search(
-    config: Any,
-    full_size: FullSize,
-    latency: Latency | None = None,
-    memory: TrainingMemory | None = None,
-    earlier: str | None = None,
-) -> PairedSearch:
+def make_search(config: Any, costs: FullSizeCosts, earlier: str | None = None) -> PairedSearch:
     """The population and its predictor, as the flags say; `earlier` is the text of a table of trainings."""
     space = Space.of(config).encoding()
     expected = None if earlier is None else prior.learn(earlier, cast(CellSpace, space))
@@ -285,45 +252,20 @@ def make_search(
             audit_share=config.audit_share,
             again=config.estimate != "alone",  # where each cell has one loss, whenever it trains
         ),
-        accept=limit(config, full_size, latency, memory),
+        accept=costs.accepts if costs.limits else None,
         prior=expected,
-        costs=costs(config, full_size, latency),
+        costs=costs.values if costs.objectives else None,
     )
 
 
-def costs(config: Any, full_size: FullSize, latency: Latency | None) -> Costs | None:
-    """What a cell costs, in the order of the flags; None where its error is the only objective.
-
-    None costs more than its limit: what does is refused, and the front need not reach so far.
-    """
-    names = [name for name in config.objectives if name != "error"]
-    units = {"parameters": 1e6, "multiply_adds": 1e6, "latency": 1.0}
-    limits = {name: getattr(config, f"max_{name}") for name in names}
-    most = [math.inf if limits[name] is None else limits[name] * units[name] for name in names]
-
-    def found(cell: AnyGenotype) -> list[float]:
-        parameters, multiply_adds = full_size(cell)
-        known = {"parameters": float(parameters), "multiply_adds": float(multiply_adds)}
-        if latency is not None:
-            known["latency"] = latency(cell)
-        return [min(known[name], highest) for name, highest in zip(names, most, strict=True)]
-
-    return found if names else None
-
-
-def limit(
-    config: Any, full_size: FullSize, latency: Latency | None, memory: TrainingMemory | None
-) -> Callable[[AnyGenotype], bool] | None:
-    """Whether a cell keeps to the limits; None where there are none."""
-    checks: list[Callable[[AnyGenotype], bool]] = []  # the quick ones first
-    sizes = (config.max_parameters, config.max_multiply_adds)
-    if sizes != (None, None):
-        checks.append(lambda cell: full_size.within(cell, *sizes))
-    if latency is not None and config.max_latency is not None:
-        checks.append(lambda cell: latency(cell) <= config.max_latency)
-    if memory is not None:
-        checks.append(lambda cell: memory.within(cell, config.max_memory * 2**30))
-    return (lambda cell: all(check(cell) for check in checks)) if checks else None
+def definitions(config: Any) -> dict[str, str]:
+    """A checksum for each operation of the space: of its modules and their settings, in words."""
+    found = {}
+    for name in Space.of(config).searched:
+        with torch.random.fork_rng(devices=[]):  # not on the meta device: one of a user's may not be able to
+            modules = [repr(operations.OPS[name](4, stride, True)) for stride in (1, 2)]
+        found[name] = hashlib.sha256("".join(modules).encode()).hexdigest()
+    return found
 
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:

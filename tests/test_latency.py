@@ -177,6 +177,11 @@ def test_the_limit_holds_from_a_kept_table_and_after_a_stop(program: Program, tm
     assert max(cell.count("nor_conv_3x3") for cell in cells) == 2
     code, *_ = start(*TINY, *SMALL, 220.0, "--save", "killed_limited", die_at_checkpoint=4)
     assert code == -signal.SIGKILL
+    kept = program.folder / "killed_limited" / "latency.json"
+    kept.rename(program.folder / "kept.json")
+    code, out, err = start("--resume", "killed_limited")
+    assert (code, "latency.json is missing" in one_line(err)) == (2, True)
+    (program.folder / "kept.json").rename(kept)
     cached.unlink()  # and the run's own table is what it goes on with
     code, out, err = start("--resume", "killed_limited")
     assert code == 0, err

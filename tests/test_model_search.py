@@ -205,13 +205,8 @@ def test_the_full_size_is_exactly_what_counting_the_network_gives(
         assert full_size(genotype) == count(network)
 
 
-def test_limits_are_in_millions_and_inclusive() -> None:
-    full_size = FullSize(C=36, num_classes=10, layers=20)
-    parameters, multiply_adds = full_size(DARTS)
-    assert full_size.within(DARTS, None, None)
-    assert full_size.within(DARTS, parameters / 1e6, multiply_adds / 1e6)
-    assert not full_size.within(DARTS, parameters / 1e6 - 1e-6, None)
-    assert not full_size.within(DARTS, None, multiply_adds / 1e6 - 1e-6)
+def test_a_known_network_has_its_published_parameters() -> None:
+    parameters, _ = FullSize(C=36, num_classes=10, layers=20)(DARTS)
     assert math.isclose(
         parameters, 3.35e6, rel_tol=0.02
     )  # published: 3.3 M with the same channels and layers

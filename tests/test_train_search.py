@@ -20,13 +20,15 @@ from test_report import Page
 from test_test import script as test_script
 
 import genotypes
+import operations
 import train
 import train_search
 import visualize
 from common import checkpoint
 from common.flags import parse
 from model import NetworkCIFAR
-from search.run import make_search
+from search.limits import FullSizeCosts
+from search.run import definitions, make_search
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -383,7 +385,7 @@ def test_distinct_inputs_hold_in_every_cell(search, plain) -> None:
 )
 def test_flags_that_need_a_sure_predictor_reach_it(flags: str, name: str, value: object) -> None:
     def made(*flags: str):
-        return make_search(parse(train_search.Config, flags), None).settings
+        return make_search(parse(train_search.Config, flags), FullSizeCosts(None, {}, {}, ())).settings
 
     assert getattr(made(*flags.split()), name) == value != getattr(made(), name)
 
@@ -413,6 +415,40 @@ def test_divergence_is_survived_and_logged(program: Program) -> None:
     assert all(torch.isfinite(part["values"]).all() for part in state["weights"].values())
     history = rows(program.folder / "diverged" / "history.csv")
     assert {row["winner"] for row in history} == {""}
+
+
+@pytest.mark.parametrize("changed", ["groups", "activation"])
+def test_an_operation_that_changes_is_seen(monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    def operation(C: int, stride: int, affine: bool) -> torch.nn.Module:
+        groups = 2 if changed == "groups" and found else 1
+        after = torch.nn.GELU() if changed == "activation" and found else torch.nn.ReLU()
+        return torch.nn.Sequential(torch.nn.Conv2d(C, C, 1, stride, groups=groups), after)
+
+    found: list[dict[str, str]] = []
+    monkeypatch.setitem(operations.OPS, "own", operation)
+    config = train_search.Config(operations=("own", "skip_connect"))
+    found.append(definitions(config))
+    found.append(definitions(config))
+    assert found[0].keys() == {"own", "skip_connect"}
+    assert found[0]["own"] != found[1]["own"]
+    assert found[0]["skip_connect"] == found[1]["skip_connect"]
+
+
+def test_a_run_goes_on_with_the_operations_that_it_began_with(program: Program, finished_run: Path) -> None:
+    run = program.folder / "other_operations"
+    shutil.copytree(finished_run, run)
+    state = checkpoint.load(run / "checkpoint.pt", "search")
+    state["operations"]["sep_conv_3x3"] = "another"
+    checkpoint.save(run / "checkpoint.pt", state)
+    before = results(run)
+    code, _, err = program.run("--resume", run.name)
+    assert code == 2
+    words = f"--resume {run.name}: sep_conv_3x3 in operations.py is defined otherwise than when the run began"
+    assert one_line(err).endswith(words)
+    assert results(run) == before
+    del state["operations"]  # runs of earlier versions
+    checkpoint.save(run / "checkpoint.pt", state)
+    assert program.run("--resume", run.name)[0] == 0
 
 
 def test_settings_are_kept_as_given(finished_run: Path) -> None:
