@@ -3,6 +3,7 @@
     python visualize.py DARTS_V2                          # DARTS_V2_normal.svg, DARTS_V2_reduction.svg
     python visualize.py cell.json --format pdf --out img  # the same as PDF, in img/
     python visualize.py runs/digits                       # in the run folder: report.html, the winner's cells
+    python visualize.py 'runs/digits#3'                   # digits-3_normal.svg, digits-3_reduction.svg, here
     python visualize.py runs/a runs/b runs/c              # comparison.html, here: searches, or trainings
 
 What this program wrote before is written again in its place; any other file that is in the way is refused,
@@ -25,6 +26,7 @@ import utils
 from common import flags
 from genotypes import AnyGenotype, CompleteCell, edges_of
 from pictures import comparison, looks, report, tables
+from pictures.winner import is_one_cell
 
 Format = Literal["svg", "png", "pdf"]
 MARK = "drawn by PairNAS visualize.py"  # inside every file written here: such a file may be replaced
@@ -44,7 +46,8 @@ class Config:
     format: Format = "svg"
     """of the cells' pictures; png and pdf need the program dot"""
     out: str = ""
-    """folder to write to, made if missing; default: the run folder for a run, else the current folder"""
+    """folder to write to, made if missing; default: the run folder for a run, else (for RUN#3, too) the
+    current folder"""
     overwrite: bool = False
     """replace existing files also where this program did not write them"""
     view: bool = False
@@ -203,10 +206,9 @@ def draw(
     stem, paths = Path(out), cell_paths(genotype, out, format)
     check_free(paths, overwrite)
     without_dot = paths[0].suffix == ".gv"
-    sources = [
-        cell_source(genotype, cell, f"{stem.name} · {report.title(cell)}", dpi=192 if format == "png" else 0)
-        for cell in cells_in(genotype)
-    ]
+    one, dpi = is_one_cell(genotype), 192 if format == "png" else 0
+    titles = {cell: f"{stem.name} · {report.title('both' if one else cell)}" for cell in cells_in(genotype)}
+    sources = [cell_source(genotype, cell, title, dpi) for cell, title in titles.items()]
     pictures = [source.encode() if without_dot else render(source, format) for source in sources]
     _make_folder(stem.parent)
     for path, picture in zip(paths, pictures, strict=True):
@@ -215,6 +217,13 @@ def draw(
         kept = ", ".join(map(str, paths))
         raise ValueError(f"{format} needs the program dot ({HOW_TO_GET_DOT}); the sources are kept: {kept}")
     return paths
+
+
+def drawings(genotype: AnyGenotype) -> dict[str, str]:
+    """The cells as SVG files, by the names of `report.title`: "both" where normal and reduction are one."""
+    if is_one_cell(genotype):
+        return {"both": render(cell_source(genotype, "normal")).decode()}
+    return {cell: render(cell_source(genotype, cell)).decode() for cell in cells_in(genotype)}
 
 
 def write_report(run_folder: str | Path, out: str | Path | None = None, *, overwrite: bool = False) -> Path:
@@ -226,9 +235,7 @@ def write_report(run_folder: str | Path, out: str | Path | None = None, *, overw
     run = tables.read_run(Path(run_folder))
     path = Path(out or run_folder, "report.html")
     check_free([path], overwrite)
-    cells = {}
-    if run.cell is not None:
-        cells = {cell: render(cell_source(run.cell, cell)).decode() for cell in cells_in(run.cell)}
+    cells = {} if run.cell is None else drawings(run.cell)
     try:
         page = report.page(run, cells) + f"<!-- {MARK} -->\n"
     except (ValueError, ArithmeticError) as error:
@@ -258,11 +265,7 @@ def write_comparison(folders: list[Path], out: Path, *, overwrite: bool = False)
             f"{', '.join(map(str, folders))}: several are compared where each is the folder of a search, or "
             "each is that of a training with an epoch done"
         )
-    cells = [
-        {} if run.cell is None
-        else {cell: render(cell_source(run.cell, cell)).decode() for cell in cells_in(run.cell)}
-        for run in runs
-    ]  # fmt: skip
+    cells = [{} if run.cell is None else drawings(run.cell) for run in runs]
     try:
         page = comparison.page(runs, cells) + f"<!-- {MARK} -->\n"
     except (ValueError, ArithmeticError) as error:
@@ -279,8 +282,9 @@ def main(config: Config) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is not a folder")
     name = "nasbench201" if config.arch.startswith("|") else given.stem
-    if genotypes.run_of(config.arch) != given:  # a cell of a front; the folder's name may have dots
-        name = given.name
+    run = genotypes.run_of(config.arch)
+    if run != given:  # a cell of a front: no # in its file's name, as links and URLs break at one
+        name = f"{run.resolve().name}-{given.name.rpartition('#')[2]}"
     if config.others:
         if config.format != "svg":
             raise ValueError(f"--format {config.format}: no effect on a comparison, which is a page")

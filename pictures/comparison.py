@@ -111,6 +111,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _breakable(name: str) -> str:
+    """A run's name as HTML that may break after an underscore: a long one leaves room for numbers."""
+    return escape(name).replace("_", "_<wbr>")
+
+
 def _look(place: int) -> tuple[str, str]:
     """Colour and dash of a group's curves."""
     return looks.SERIES[place % len(looks.SERIES)], DASHES[place // len(looks.SERIES) % len(DASHES)]
@@ -174,7 +179,7 @@ def _facts(named: dict[str, list[Compared]]) -> str:
             texts = [
                 x if isinstance(x, str) else _number(name, x) for name, x in zip(columns, values, strict=True)
             ]
-            rows.append([escape(run.name), escape(str(run.config.get("seed", "–"))), *map(escape, texts)])
+            rows.append([_breakable(run.name), escape(str(run.config.get("seed", "–"))), *map(escape, texts)])
         if len(group) > 1:
             means.append([f"mean of {escape(label)}", "", *(_mean(name, group) for name in columns)])
     heads = ["run", "seed", *(name if name != "seconds" else "time" for name in columns)]
@@ -192,7 +197,7 @@ def _mean(name: str, group: list[Compared]) -> str:
 
 
 def page(runs: Sequence[Compared], drawings: Sequence[dict[str, str]]) -> str:
-    """The whole comparison as HTML; `drawings`: the SVG files of each run's cell, by name."""
+    """The whole comparison as HTML; `drawings`: the SVG files of each run's cell, as in a report."""
     named = groups(runs)
     figures = [
         looks.figure(f"curve{place}", partial(_curve, name=name, named=named))
@@ -202,7 +207,7 @@ def page(runs: Sequence[Compared], drawings: Sequence[dict[str, str]]) -> str:
     settings = "<p>They differ in nothing but the seed and where they are kept.</p>"
     if differing:
         rows = [
-            [escape(run.name), *(escape(_text(run.config.get(key))) for key in differing)] for run in runs
+            [_breakable(run.name), *(escape(_text(run.config.get(key))) for key in differing)] for run in runs
         ]
         settings = winner.table(["run", *differing], rows, (0,))
     cells = []

@@ -13,6 +13,7 @@ NAMES = {
     "parameters": "parameters, millions",
     "multiply_adds": "multiply-adds, millions",
     "latency": "latency, ms",
+    "memory": "memory, GiB",
 }
 BAR = {"capsize": 2.5, "elinewidth": 1.2}  # of intervals
 
@@ -85,7 +86,8 @@ def diversity(axes: Any, generations: list[Row]) -> Drawn | None:
     when = counted(generations)
     _generations_axis(axes, when)
     axes.set(ylabel="diversity")
-    axes.set_ylim(bottom=0)
+    highest = values[np.isfinite(values)].max()
+    axes.set_ylim(0, 1.08 * highest if highest > 0 else 1)  # the line stays clear of the upper edge
     hints = [
         Hint(f"generation {place:.0f}: diversity {value:.3f}", place, value)
         for place, value in zip(when, values, strict=True)
@@ -122,7 +124,9 @@ def operations(axes: Any, generations: list[Row], cell: str) -> Drawn | None:
     _generations_axis(axes, when)
     axes.set(ylabel="edges in the population", ylim=(0, max(below.max(), 1)))
     axes.grid(False)
-    return Drawn(f"Operations in the {CELLS[cell]}.", hints)
+    alike = cell == "normal" and not counted_operations(generations, "reduce")
+    note = "; the reduction cells are the same" if alike else ""
+    return Drawn(f"Operations in the {CELLS[cell]}{note}.", hints)
 
 
 def decisions(axes: Any, history: list[Row], generations: list[Row]) -> Drawn | None:

@@ -5,6 +5,7 @@ light or dark screen. It is made for a run at any moment: just begun, going on, 
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -21,6 +22,11 @@ from pictures.words import chance, duration, is_winner, value, verdict
 from spaces import FULL_SIZE
 
 LIMITS = ("max_parameters", "max_multiply_adds", "max_latency", "max_memory")
+MEASURED = (  # column of finalists.csv, what its tile is called, unit
+    ("latency", "latency at full size", "ms"),
+    ("memory", "memory of training at full size", "GiB"),
+)
+FLAG = re.compile(r"(?<!\S)--\w+")
 
 
 def training_command(arch: str | Path, settings: Mapping[str, Any], images: int | None = None) -> str:
@@ -69,14 +75,24 @@ def _facts(run: RecordedRun) -> str:
         facts["winner met first in"] = ancestry.origin(run.history, row["genotype"], run.config)
         facts["parameters at full size"] = value(row, "parameters")
         facts["multiply-adds at full size"] = value(row, "multiply_adds")
+        for column, name, unit in MEASURED:
+            if np.isfinite(numbers([row], column)[0]):  # only where the search was asked for it
+                images = run.config.get(f"{column}_batch_size")
+                facts[name] = f"{value(row, column)} {unit}" + (f", batch of {images}" if images else "")
     columns = next((count for count in (4, 5, 3) if len(facts) % count == 0), 4)
     items = (f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
     return f'<dl class="facts" style="--columns:{columns}">{"".join(items)}</dl>'
 
 
 def title(cell: str) -> str:
-    """What a drawing is called: "normal cell", "reduction cell", or "cell"."""
-    return cell if cell == "cell" else f"{cell} cell"
+    """What a drawing is called: "normal cell", "reduction cell", "cell", or of "both" that they are one."""
+    return {"cell": "cell", "both": "normal cell = reduction cell"}.get(cell, f"{cell} cell")
+
+
+def _code(command: str) -> str:
+    """Words of a command line as HTML; lines do not break within the name of a flag."""
+    flags = FLAG.sub(r'<span class="flag">\g<0></span>', escape(command))
+    return f"<code>{flags}</code>"
 
 
 def _cells(run: RecordedRun, drawings: dict[str, str]) -> str:
@@ -92,7 +108,7 @@ def _cells(run: RecordedRun, drawings: dict[str, str]) -> str:
         "generation.</p>"
     )
     command = training_command(run.folder, run.config, run.images)
-    use = f"<p>Train it at full size: <code>{escape(command)}</code></p>"
+    use = f"<p>Train it at full size: {_code(command)}</p>"
     return (
         f"<h2>{'The winner' if run.finished else 'The best cell so far'}</h2>{'' if run.finished else note}"
         f'<div class="cells">{"".join(figures)}</div><details><summary>Genotype</summary>'
@@ -136,7 +152,7 @@ def _front(run: RecordedRun) -> str:
     how = f"--arch '{run.folder}#NUMBER'"
     return (
         "<section><h2>The front</h2><p>No other finalist has a better score and costs no more. Train "
-        f"one with <code>{escape(how)}</code>; the numbers are those of front.csv.</p>"
+        f"one with {_code(how)}; the numbers are those of front.csv.</p>"
         f'<div class="plots">{drawn}</div></section>'
     )
 
@@ -162,7 +178,7 @@ def _definitions(settings: Mapping[str, Any]) -> str:
 
 
 def page(run: RecordedRun, drawings: dict[str, str]) -> str:
-    """The whole report as HTML; `drawings` are the SVG files of run.cell, by name ("normal", ...)."""
+    """The whole report as HTML; `drawings` are the SVG files of run.cell, by the names of `title`."""
     name = escape(run.folder.resolve().name)
     about = [f"{key} {run.config[key]}" for key in ("set", "strategy", "seed") if key in run.config]
     lead = f"Cell search, {'finished' if run.finished else 'not finished'}. {', '.join(about)}"

@@ -5,20 +5,28 @@ from html import escape
 import numpy as np
 
 import genotypes
-from genotypes import PRIMITIVES
+from genotypes import PRIMITIVES, AnyGenotype, Genotype
 from pictures import ancestry, looks, plots
 from pictures.tables import RecordedRun, numbers
 from pictures.words import chance, is_winner, short, value
 
 
+def is_one_cell(genotype: AnyGenotype) -> bool:
+    """Whether its normal and its reduction cell are the same, as `--cells normal` makes them."""
+    return isinstance(genotype, Genotype) and genotype[:2] == genotype[2:]
+
+
 def strip(text: str) -> str:
-    """A cell's operations as coloured bars, in the order of its edges; pointing at them shows their names."""
+    """A cell's operations as coloured bars, in the order of its edges; pointing at them shows their names.
+
+    Two rows for a normal and a reduction cell, or one where they are the same.
+    """
     try:
         genotype = genotypes.from_json(text)
     except ValueError:
         return "–"
     parts = []
-    for cell in genotypes.cells_of(genotype):
+    for cell in ("normal",) if is_one_cell(genotype) else genotypes.cells_of(genotype):
         bars = (
             f'<i style="background:{looks.colour(name)}" title="{escape(name)}, from {source}"></i>'
             for name, source in getattr(genotype, cell)
@@ -66,7 +74,7 @@ def finalists(run: RecordedRun) -> str:
     if not run.finalists:
         return ""
     known = ["loss", "error", "difference", "standard_error", "test_error"]
-    known += ["parameters", "multiply_adds", "latency"]
+    known += ["parameters", "multiply_adds", "latency", "memory"]
     columns = [column for column in known if np.isfinite(numbers(run.finalists, column)).any()]
     rows = []
     for row in run.finalists:
@@ -77,14 +85,19 @@ def finalists(run: RecordedRun) -> str:
     best = next((place for place, row in enumerate(run.finalists) if is_winner(row)), -1)
     for row in run.baseline:
         rows.append(["", *(value(row, column) for column in columns), "random cell", strip(row["genotype"])])
-    heads = ["rank", *(column.replace("_", " ") for column in columns), "met first in", "operations"]
+    units = {column: plots.NAMES[column] for column in ("latency", "memory")}
+    named = (units.get(column, column.replace("_", " ")) for column in columns)
+    heads = ["rank", *named, "met first in", "operations"]
     left, said = (0, len(heads) - 2, len(heads) - 1), chance(run)
     beside = f"<p>{escape(said[1])}</p>" if said else ""
+    kinds = ", the normal one first" if isinstance(run.cell, Genotype) else ""
+    if run.cell is not None and is_one_cell(run.cell):
+        kinds = "; normal and reduction cell are the same"
     return (
         "<section><h2>Finalists</h2><p>Each was trained from scratch and compared on the validation images; "
-        "★ marks the winner, and the differences are those to its loss. Parameters and multiply-adds belong "
-        "to the full-size network. The bars are the operations of each cell, the normal one first, in the "
-        f"order of its edges.</p>{beside}{table(heads, rows, left, best)}{keys(run)}</section>"
+        "★ marks the winner, and the differences are those to its loss. Parameters and what else a cell "
+        "costs belong to the full-size network. The bars are the operations of each cell, in the order "
+        f"of its edges{kinds}.</p>{beside}{table(heads, rows, left, best)}{keys(run)}</section>"
     )
 
 

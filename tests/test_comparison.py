@@ -124,6 +124,16 @@ def test_what_cannot_be_compared_is_one_line(
     assert capsys.readouterr().out == ""
 
 
+def test_names_are_broken_within_a_word_on_phones_alone(searches: list[Path], tmp_path: Path) -> None:
+    source = compared(*searches[1:], out=tmp_path).source
+    rules = re.findall(r"td\.left \{[^}]*overflow-wrap: ([\w-]+)", source)
+    assert rules == ["break-word", "anywhere"]  # "anywhere" lets a column be as narrow as one letter
+    assert source.index("overflow-wrap: break-word") < source.index("@media screen")
+    assert source.rindex("td.left { overflow-wrap: anywhere") > source.index("@media screen")
+    run = seeded(tmp_path / "a_long_name", 0)
+    assert ">a_<wbr>long_<wbr>name</td>" in compared(run, searches[0], out=tmp_path).source
+
+
 def test_names_of_runs(tmp_path: Path) -> None:
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "c"]
     assert comparison.names(folders) == [str(folders[0]), str(folders[1]), "c"]

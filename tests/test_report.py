@@ -143,7 +143,7 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):
             self.open.append(tag)
         for name, value in attrs:
             if name in ("src", "href", "xlink:href", "srcset", "data") and not (value or "").startswith("#"):
@@ -476,8 +476,11 @@ def test_the_reports_command_has_a_batch_that_the_images_fill(
     (run / "config.json").write_text(json.dumps({"pop_size": 4, "batch_size": 256, "set": "digits"}))
     (run / "log.txt").write_text(f"{run}: search on digits, 1 x cpu; {counts} compare, 10 test\n")
     page = report.page(tables.read_run(run), {})
-    (command,) = re.findall(r"<code>python (train\.py [^<]*)</code>", page)
-    assert parse(train.Config, shlex.split(command)[1:]).batch_size == batch_size
+    (command,) = re.findall(r"<code>python train\.py (.*?)</code>", page)
+    words = shlex.split(re.sub("<.*?>", "", command))
+    assert parse(train.Config, words).batch_size == batch_size
+    for flag in words[::2]:  # lines do not break inside
+        assert f'<span class="flag">{flag}</span> ' in command
 
 
 RECORDED = ROOT / "benchmarks" / "records" / "2026-11-24-search-digits"
@@ -537,6 +540,61 @@ def test_a_predictor_that_was_always_right_has_its_plot(tmp_path: Path, count: i
     right = row | {"winner": "a", "difference": -1.0, "probability": 0.9}
     write_csv(run / "history.csv", [right | {"pair": pair} for pair in range(count)])
     assert f"won 100% of {count} pairs" in Page(visualize.write_report(run)).text
+
+
+@pytest.mark.parametrize(
+    "values", [(0.75, 0.75, 0.74), (0.9, 0.1), (0.0, 0.0, 1e-3), (0.0, float("nan")), (0.3,)]
+)
+def test_the_line_of_diversity_is_clear_of_the_upper_edge(values: tuple[float, ...]) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    rows = [{"generation": str(place), "diversity": str(value)} for place, value in enumerate(values)]
+    assert plots.diversity(axes, rows) is not None
+    low, high = axes.get_ylim()
+    assert low == 0
+    assert high >= 1.05 * np.nanmax(values)
+    assert high > 0
+
+
+def test_what_was_measured_of_the_winner_has_its_unit(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", generations=1)
+    page = Page(visualize.write_report(run))
+    assert "latency" not in page.text
+    assert "memory" not in page.text
+    rows = list(csv.DictReader((run / "finalists.csv").open()))
+    write_csv(run / "finalists.csv", [row | {"latency": 12.25, "memory": 3.5} for row in rows])
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"latency_batch_size": 8}))
+    page = Page(visualize.write_report(run))
+    assert "latency at full size12.25 ms, batch of 8" in page.text
+    assert "memory of training at full size3.5 GiB" in page.text
+    for name, value in (("latency, ms", "12.25"), ("memory, GiB", "3.5")):
+        assert f"<th>{name}</th>" in page.source
+        assert page.source.count(f'data-name="{name}">{value}</td>') == 4
+
+
+def test_one_cell_for_both_kinds_is_drawn_once_and_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", generations=1)
+    cell = random_cell(0)
+    one = genotypes.to_json(cell._replace(reduce=cell.normal, reduce_concat=cell.normal_concat))
+    (run / "genotype.json").write_text(one)
+    rows = list(csv.DictReader((run / "finalists.csv").open()))
+    write_csv(run / "finalists.csv", [row | {"genotype": one} for row in rows])
+    generations = list(csv.DictReader((run / "generations.csv").open()))
+    kept = [{name: row[name] for name in row if not name.startswith("reduce_")} for row in generations]
+    write_csv(run / "generations.csv", kept)
+    page = Page(visualize.write_report(run))
+    assert page.source.count("0 · cell k−2") == 1
+    assert "Normal cell = reduction cell" in page.text
+    assert page.source.count('<span class="strip">') == 4  # a row for each finalist
+    assert "in the order of its edges; normal and reduction cell are the same." in page.text
+    assert "Operations in the normal cells; the reduction cells are the same." in page.text
+    visualize.write_comparison([run, run], tmp_path)
+    assert Page(tmp_path / "comparison.html").text.count("normal cell = reduction cell") == 2
+    written = visualize.draw(genotypes.from_json(one), tmp_path / "mine")
+    assert [path.name for path in written] == ["mine_normal.svg", "mine_reduction.svg"]
+    assert all("mine · normal cell = reduction cell" in path.read_text() for path in written)
 
 
 def test_random_cells_stand_beside_the_winner(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_report import make_run
+from test_report import make_run, with_front
 
 import genotypes
 import visualize
@@ -181,6 +181,21 @@ def test_main_draws_a_name_and_a_file(
     (tmp_path / f"{name}.json").write_text(genotypes.to_json(genotypes.PDARTS))
     visualize.main(visualize.Config(f"{name}.json", out="pictures"))
     assert f"{name} · normal cell" in texts((tmp_path / "pictures" / f"{name}_normal.svg").read_bytes())
+
+
+def test_the_files_of_a_fronts_cell_have_no_sign_that_breaks_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = with_front(make_run(tmp_path / "runs" / "v1.2", generations=1))
+    monkeypatch.chdir(tmp_path)
+    before = sorted(run.iterdir())
+    visualize.main(visualize.Config("runs/v1.2#2"))
+    stems = ("v1.2-2_normal.svg", "v1.2-2_reduction.svg")
+    assert capsys.readouterr().out == f"wrote {', '.join(stems)}\n"
+    assert sorted(run.iterdir()) == before
+    visualize.main(visualize.Config("runs/v1.2#2", out="drawn"))
+    assert sorted(path.name for path in Path("drawn").iterdir()) == list(stems)
+    assert "v1.2-2 · normal cell" in texts(Path("drawn", stems[0]).read_bytes())
 
 
 def test_a_viewer_opens_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
