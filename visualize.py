@@ -39,8 +39,8 @@ class Config:
     """Draw the cells of an architecture, and the report of a search."""
 
     arch: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ARCH")]
-    """name of a cell in genotypes.py, JSON file of a genotype, run folder of a search, or a cell of
-    NAS-Bench-201 in its words: '|nor_conv_3x3~0|+|...|'"""
+    """name of a cell in genotypes.py, JSON file of a genotype, run folder of a search, RUN#3 for the third
+    cell of its front, or a cell of NAS-Bench-201 in its words: '|nor_conv_3x3~0|+|...|'"""
     others: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
     """further runs, to compare: all of them folders of searches, or all of trainings"""
     format: Format = "svg"

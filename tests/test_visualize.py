@@ -242,6 +242,7 @@ def test_help_and_import_are_quick(tmp_path: Path) -> None:
     result = run_script("--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "--format {svg,png,pdf}" in result.stdout
+    assert "RUN#3 for the third" in result.stdout
 
 
 @pytest.mark.parametrize(
