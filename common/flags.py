@@ -6,27 +6,72 @@ import contextlib
 import io
 import math
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from types import NoneType
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from utils import lacks_memory, stop_printing
 
 Config = TypeVar("Config")
 SAID = "said"  # of a KeyboardInterrupt: the user has been told of the stop
 PLACES = ("save", "resume")  # flags that say where a run is kept; they are no part of its settings
+NUMBERS = {int: "must be a whole number", float: "must be a number"}
+_rules = ConstructorRegistry()
+
+
+@_rules.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """How tyro reads numbers: int, float, tuple[int, ...], and each of them or None.
+
+    Its own way refuses a wrong one in Python's words, and one that may be None by naming {None} alone.
+    """
+    arguments = get_args(info.type)
+    optional = NoneType in arguments
+    options = [one for one in arguments if one is not NoneType] if optional else [info.type]
+    kind: Any = options[0] if len(options) == 1 else None
+    if many := get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+        kind = get_args(kind)[0]
+    if kind not in NUMBERS:
+        return None
+
+    def read(words: list[str]) -> Any:
+        if optional and words == ["None"]:
+            return None
+        found = []
+        for word in words:
+            try:
+                found.append(kind(word))
+            except ValueError:
+                raise ValueError(f"{shlex.quote(word)}: {NUMBERS[kind]}") from None
+        return tuple(found) if many else found[0]
+
+    name = f"[{kind.__name__} [{kind.__name__} ...]]" if many else kind.__name__
+    return PrimitiveConstructorSpec(
+        nargs="*" if many else 1,
+        metavar=("{None}|" if optional else "") + name.upper(),
+        instance_from_str=read,
+        is_instance=lambda value: True,  # asked of defaults, whose types are checked by mypy
+        str_from_instance=lambda value: [
+            str(one) for one in (value if isinstance(value, tuple) else [value])
+        ],
+    )
 
 
 def parse(config: type[Config], args: Sequence[str] | None = None, default: Config | None = None) -> Config:
     """Parse the command line into the dataclass `config` and call its `check()` if it has one.
 
-    What is not given keeps the value of `default`. A wrong flag or value ends the program with one line
-    on stderr and exit code 2.
+    With --resume that waits until `run_folder.resume` knows the run's settings, as only these tell whether a
+    flag can be. What is not given keeps the value of `default`. A wrong flag or value ends the program with
+    one line on stderr and exit code 2.
     """
     printed = io.StringIO()
     try:
@@ -34,7 +79,9 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
             # A default instance is passed only where there is one: None is a value to tyro.
             chosen: dict[str, Any] = {} if default is None else {"default": default}
             try:
-                result = cast(Config, tyro.cli(config, args=args, use_underscores=True, **chosen))
+                result = cast(
+                    Config, tyro.cli(config, args=args, use_underscores=True, registry=_rules, **chosen)
+                )
             finally:
                 sys.stdout.flush()
     except BrokenPipeError:  # --help | head
@@ -45,7 +92,9 @@ def parse(config: type[Config], args: Sequence[str] | None = None, default: Conf
             raise
         fail(_first_message(printed.getvalue()))
     try:
-        if hasattr(result, "check"):
+        if getattr(result, "resume", None) is not None:
+            check_save(result)
+        elif hasattr(result, "check"):
             result.check()
     except (ValueError, OSError) as error:
         fail(str(error))
@@ -115,9 +164,16 @@ def _first_message(panel: str) -> str:
     tyro has no public way to get at it: its events on errors are private, and `get_parser` is on its way out.
     """
     lines = [line.strip("│╭╰╮╯ ") for line in panel.splitlines()]
-    parts = " ".join(line if line.strip("─ ") else "|" for line in lines[1:]).split("|")
-    hint = parts[1].strip() if len(parts) > 2 and "Perhaps you meant" in parts[1] else ""
-    return " ".join(f"{parts[0]} {hint}".split()) + "; --help lists every flag"
+    # Below the title; where the terminal has no such signs, the lines between are of "-".
+    parts = "\n".join(line if line.strip("─- ") else "\0" for line in lines[1:]).split("\0")
+    parts = [part for part in parts if part.strip()]
+    hint = parts[1] if "Perhaps you meant" in parts[1] else ""
+    message = " ".join(f"{parts[0]} {hint}".split())
+    said_by_us = "|".join(NUMBERS.values())
+    # In the form of `check_range`; a flag with an alias has two names here.
+    if found := re.fullmatch(rf"Error parsing (?:--[\w-]+/)*(--[\w-]+): (.*: (?:{said_by_us}))", message):
+        return " ".join(found.groups())
+    return message + "; --help lists every flag"
 
 
 def check_range(config: Any, names: str, low: float, high: float = math.inf, open_low: bool = False) -> None:
@@ -130,9 +186,11 @@ def check_range(config: Any, names: str, low: float, high: float = math.inf, ope
         if value is None or (low <= value <= high and value < math.inf and not (open_low and value == low)):
             continue
         least = f"above {low}" if open_low else f"at least {low}"
-        raise ValueError(
-            f"--{name} {value}: must be {least}" + ("" if high == math.inf else f", at most {high}")
-        )
+        if high < math.inf:
+            least += f", at most {high}"
+        elif not -math.inf < value < math.inf:
+            least += ", and finite"
+        raise ValueError(f"--{name} {value}: must be {least}")
 
 
 def check_save(config: Any) -> None:

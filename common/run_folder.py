@@ -58,6 +58,8 @@ class RunFolder:
         distributed.from_main(self._check_free)
 
     def _check_free(self) -> None:
+        if self.path.is_file():
+            raise ValueError(f"--save {self.path}: is a file; name a new folder")
         if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
             raise ValueError(
                 f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
@@ -207,6 +209,8 @@ def new_name(what: str) -> str:
 def read_settings(path: str | Path, config: type[Config], flag: str = "resume") -> Config:
     """The settings of the run that --`flag` names. ValueError for no such folder, or another program's."""
     file = Path(path) / SETTINGS
+    if Path(path).is_file():
+        raise ValueError(f"--{flag} {path}: is a file, not the folder of a run")
     if not file.is_file():
         raise ValueError(f"--{flag} {path}: no run is there ({file} is missing)")
     try:
@@ -251,7 +255,7 @@ def resume(
 
     Flags that are not on the command line take the stored values. Those that are must agree, except the
     ones in `free`. Raises ValueError that names all flags that differ, with both values, and ends with what
-    `advise` makes of the settings stored and asked for.
+    `advise` makes of the settings stored and asked for; else what `check()` of the settings raises.
     """
     path = given.resume  # type: ignore[attr-defined]
     stored = read_settings(path, type(given))
@@ -260,9 +264,21 @@ def resume(
     for field in dataclasses.fields(asked):  # type: ignore[arg-type]
         before, now = getattr(stored, field.name), getattr(asked, field.name)
         if before != now and field.name not in (*PLACES, *free):
-            differing.append(f"--{field.name} (was {before}, now {now})")
+            differing.append(f"--{field.name} (was {_typed(before)}, now {_typed(now)})")
     if differing:
         raise ValueError(
             f"--resume {path}: other settings than the run's: {', '.join(differing)}{advise(stored, asked)}"
         )
+    try:
+        if hasattr(asked, "check"):
+            asked.check()
+    except ValueError as error:
+        raise ValueError(f"--resume {path}: {error}") from None
     return asked
+
+
+def _typed(value: Any) -> str:
+    """A flag's value as it is typed on a command line."""
+    if isinstance(value, tuple):
+        return shlex.join(map(str, value))
+    return "not given" if value is None else str(value)

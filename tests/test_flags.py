@@ -23,15 +23,27 @@ class Config:
     rate: float = 0.5
     cutout: bool = True
     limit: float | None = None
+    nodes: int | None = None
+    budget: float | None = None
+    sizes: tuple[int, ...] = ()
+    shares: tuple[float, ...] | None = None
 
     def check(self) -> None:
         flags.check_range(self, "pop_size", 2)
+        flags.check_range(self, "budget", 0, open_low=True)
         flags.check_range(self, "rate limit", 0, 1, open_low=True)
 
 
 def test_flags_are_parsed() -> None:
     parsed = flags.parse(Config, ["--set", "digits", "--pop_size", "4", "--no_cutout"])
     assert parsed == Config("digits", 4, 0.5, False)
+
+
+def test_numbers_that_may_be_none_and_many_numbers_are_parsed() -> None:
+    parsed = flags.parse(Config, ["--limit", "1e-3", "--nodes", "3", "--sizes", "4", "8", "--shares", "0.5"])
+    assert (parsed.limit, parsed.nodes, parsed.sizes, parsed.shares) == (1e-3, 3, (4, 8), (0.5,))
+    parsed = flags.parse(Config, ["--nodes", "None", "--sizes"], default=parsed)
+    assert (parsed.limit, parsed.nodes, parsed.sizes, parsed.shares) == (1e-3, None, (), (0.5,))
 
 
 def test_what_is_not_given_is_the_defaults() -> None:
@@ -53,7 +65,16 @@ def test_what_is_not_given_is_the_defaults() -> None:
         (["--rate", "nan"], ["--rate nan", "above 0", "at most 1"]),
         (["--rate", "0"], ["--rate 0.0", "above 0"]),
         (["--limit", "inf"], ["--limit inf", "at most 1"]),
-        (["--rate", ""], ["--rate"]),
+        (["--rate", ""], ["--rate '': must be a number"]),
+        (["--pop_size", "1.5"], ["--pop_size 1.5: must be a whole number"]),
+        (["--nodes", "x"], ["--nodes x: must be a whole number"]),
+        (["--nodes", "1.5"], ["--nodes 1.5: must be a whole number"]),
+        (["--limit", "much of it"], ["--limit 'much of it': must be a number"]),
+        (["--sizes", "4", "x"], ["--sizes x: must be a whole number"]),
+        (["--shares", "0.5", "x"], ["--shares x: must be a number"]),
+        (["--budget", "inf"], ["--budget inf: must be above 0, and finite"]),
+        (["--budget", "nan"], ["--budget nan: must be above 0, and finite"]),
+        (["--budget", "0"], ["--budget 0.0: must be above 0\n"]),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_exit_code_2(
@@ -65,6 +86,7 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert len(printed.err.strip().splitlines()) == 1
+    assert "---" not in printed.err  # of a frame around it
     for word in words:
         assert word in printed.err
 

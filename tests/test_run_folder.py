@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common import checkpoint, run_folder
+from common.flags import parse
 from common.run_folder import RunFolder
 
 
@@ -20,9 +21,16 @@ class Config:
     pop_size: int = 20
     rate: float = 0.5
     limit: float | None = None
+    names: tuple[str, ...] | None = None
     data: str = "data"
     save: str | None = None
     resume: str | None = None
+
+    def check(self) -> None:
+        if self.limit is not None and self.names is None:
+            raise ValueError("--limit: no effect without --names")
+        if self.data == "":
+            raise ValueError("--data: needs a folder")
 
 
 def test_a_new_folder_holds_the_settings(tmp_path: Path) -> None:
@@ -107,6 +115,37 @@ def test_resume_takes_the_stored_settings_and_names_all_that_differ(tmp_path: Pa
     with pytest.raises(ValueError, match="other settings") as error:
         run_folder.resume(given, (), ["--resume", path, "--pop_size", "20", "--rate", "0.25"])
     assert "--pop_size (was 4, now 20), --rate (was 0.5, now 0.25)" in str(error.value)
+
+
+def test_flags_are_checked_with_the_runs_settings_and_not_with_the_defaults(tmp_path: Path) -> None:
+    path = str(tmp_path / "run")
+    RunFolder(path).create(Config(limit=0.5, names=("a b", "c")))
+
+    def resumed(*words: str) -> Config:
+        words = ("--resume", path, *words)
+        return run_folder.resume(parse(Config, words), ("data",), words)
+
+    assert resumed("--limit", "0.5").names == ("a b", "c")
+    with pytest.raises(ValueError, match=r"settings than the run's: --limit \(was 0\.5, now 0\.25\)$"):
+        resumed("--limit", "0.25")
+    with pytest.raises(ValueError, match=r"--names \(was 'a b' c, now d\)$"):
+        resumed("--names", "d")
+    with pytest.raises(ValueError, match=f"--resume {path}: --data: needs a folder"):
+        resumed("--data", "")
+    RunFolder(tmp_path / "other").create(Config())
+    path = str(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"--limit \(was not given, now 0\.25\)$"):
+        resumed("--limit", "0.25")
+
+
+def test_a_file_in_place_of_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine"
+    file.write_text("")
+    with pytest.raises(ValueError, match=f"--save {file}: is a file"):
+        RunFolder(file).create(Config())
+    with pytest.raises(ValueError, match=f"--resume {file}: is a file, not the folder of a run"):
+        run_folder.read_settings(file, Config)
+    assert file.read_text() == ""
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,13 @@ def refused(program: Program, *flags: object, largest_file: int = 0) -> str:
             ["--objectives error memory: no measure memory; there are error, param"],
         ),
         ("--objectives parameters", ["--objectives parameters: error must be among them"]),
+        ("--objectives", ["--objectives: error must be among them"]),
+        ("--max_latency inf", ["--max_latency inf: must be above 0, and finite"]),
+        ("--max_parameters few", ["--max_parameters few: must be a number"]),
         ("--objectives error parameters parameters", ["parameters is there twice"]),
         (
             "--full_layers 8",
-            ["--full_channels, --full_layers: no effect without a limit", "--max_parameters"],
+            ["--full_layers 8: no effect without a limit (--max_parameters, --max_mul", "--objectives"],
         ),
         ("--objectives error parameters --latency_batch_size 2", ["--latency_batch_size 2: no effect"]),
         ("--max_memory 0", ["--max_memory 0"]),
@@ -104,7 +107,7 @@ def test_an_existing_folder_is_not_touched(program: Program, finished_run: Path)
     assert f"--resume {finished_run}" in line
     assert listing(finished_run) == before
     (program.folder / "file").write_text("mine")
-    assert "exists already" in refused(program, *TINY, "--save", "file")
+    assert "--save file: is a file" in refused(program, *TINY, "--save", "file")
     assert "cannot be made" in refused(program, *TINY, "--save", "file/run")
     assert "cannot be made" in refused(program, *TINY, "--save", "/proc/run")
 
@@ -179,7 +182,9 @@ def test_the_checkpoint_of_something_else(program: Program, finished_run: Path, 
     search = dict(state["search"])
     del search["population"]
     checkpoint.save(run / "checkpoint.pt", state | {"search": search})
-    assert "no checkpoint of this version (KeyError('population'))" in refused(program, "--resume", run)
+    line = refused(program, "--resume", run)
+    assert "no checkpoint of this version (" in line
+    assert "population" in line
     history = [state["history"][0] | {"loss_a": torch.zeros(2)}, *state["history"][1:]]
     checkpoint.save(run / "checkpoint.pt", state | {"history": history})
     assert "a table holds other things than numbers and words" in refused(program, "--resume", run)
