@@ -55,6 +55,7 @@ class CompleteCell(NamedTuple):
 
 
 AnyGenotype = Genotype | CompleteCell
+NAMES = {"normal": "normal cell", "reduce": "reduction cell", "cell": "cell"}
 IN_WORDS = {Genotype: "a normal and a reduction cell", CompleteCell: "one complete cell (NAS-Bench-201)"}
 
 
@@ -89,6 +90,11 @@ def _integer(value: object) -> int | None:
         return None
 
 
+def _where(cell: str, node: int, edge: int) -> str:
+    """An edge in words; nodes and edges are counted from 0, in a complete cell the node 0 is the input."""
+    return f"{NAMES[cell]}, node {node}, edge {edge}"
+
+
 def _check_edge(edge: Any, inputs: int, where: str) -> Edge:
     """One edge as (operation, input), the input below `inputs`; ValueError begins with `where`."""
     if isinstance(edge, str | Mapping) or not hasattr(edge, "__len__") or len(edge) != 2:
@@ -105,14 +111,14 @@ def _check_edge(edge: Any, inputs: int, where: str) -> Edge:
 def _check_cell(fields: Sequence[Any], cell: str) -> tuple[tuple[Edge, ...], tuple[int, ...]]:
     """The edges and the concatenated nodes of one cell as tuples; ValueError says which edge is wrong."""
     edges, concat = fields
-    name = {"normal": "normal cell", "reduce": "reduction cell"}[cell]
+    name = NAMES[cell]
     for field, value in ((cell, edges), (f"{cell}_concat", concat)):
         if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
             raise ValueError(f"{name}: {field} is {reprlib.repr(value)}, not a list")
     if len(edges) == 0 or len(edges) % 2:
         raise ValueError(f"{name}: {len(edges)} edges; each node takes two, and there must be a node")
     checked = tuple(
-        _check_edge(edge, place // 2 + 2, f"{name}, node {place // 2}, edge {place % 2}")
+        _check_edge(edge, place // 2 + 2, _where(cell, place // 2, place % 2))
         for place, edge in enumerate(edges)
     )
     last = len(checked) // 2 + 1
@@ -137,7 +143,7 @@ def _check_complete_cell(edges: Any) -> CompleteCell:
     checked: list[Edge] = []
     for node in range(1, last + 1):
         for source in range(node):
-            where = f"cell, node {node}, edge {source}"
+            where = _where("cell", node, source)
             edge = _check_edge(edges[len(checked)], node, where)
             if edge[1] != source:
                 raise ValueError(f"{where}: input {edge[1]}; the edges of a node take its inputs in order")
@@ -226,16 +232,39 @@ def from_arch_string(text: str) -> CompleteCell:
     return cell
 
 
-def difference(given: AnyGenotype, wanted: AnyGenotype) -> str:
-    """How the cell `given` differs from the one `wanted`, in words: their spaces, or their edges."""
-    if isinstance(given, CompleteCell) != isinstance(wanted, CompleteCell):
-        return f"{IN_WORDS[type(given)]}, not {IN_WORDS[type(wanted)]}"
-    for cell in cells_of(wanted):
-        mine, theirs = edges_of(given, cell), edges_of(wanted, cell)
-        nodes = [len({node for *_, node in edges}) for edges in (mine, theirs)]
-        if nodes[0] != nodes[1]:
-            return f"{cell} has {nodes[0]} nodes, not {nodes[1]}"
-        for place, (edge, other) in enumerate(zip(mine, theirs, strict=True)):
-            if edge != other:
-                return f"{cell}, edge {place}: {edge[0]} of {edge[1]}, not {other[0]} of {other[1]}"
-    return "other nodes are concatenated"
+def without_path(genotype: AnyGenotype) -> list[str]:
+    """The names of the cells of `cells_of` in which nothing gets from the input to the output."""
+    found = []
+    for cell in cells_of(genotype):
+        edges = edges_of(genotype, cell)
+        if isinstance(genotype, Genotype):
+            reached, outputs = {0, 1}, set(getattr(genotype, f"{cell}_concat"))
+        else:
+            reached, outputs = {0}, {edges[-1][2]}
+        for operation, source, node in edges:  # in the order of their nodes
+            if operation != "none" and source in reached:
+                reached.add(node)
+        if not reached & outputs:
+            found.append(cell)
+    return found
+
+
+def difference(cell: AnyGenotype, other: AnyGenotype) -> str:
+    """What `cell` is that `other` is not, in words: their spaces, or the first edge that differs."""
+    if isinstance(cell, CompleteCell) != isinstance(other, CompleteCell):
+        return f"{IN_WORDS[type(cell)]}, not {IN_WORDS[type(other)]}"
+    for kind in cells_of(cell):
+        mine, theirs = edges_of(cell, kind), edges_of(other, kind)
+        if len(mine) != len(theirs):
+            return f"{NAMES[kind]} of {len(mine)} edges, not {len(theirs)}"
+        for place, (edge, another) in enumerate(zip(mine, theirs, strict=True)):
+            if edge != another:
+                where = (
+                    _where(kind, place // 2, place % 2) if kind in CELLS else _where(kind, edge[2], edge[1])
+                )
+                return f"{where}: {edge[0]} of input {edge[1]}, not {another[0]} of input {another[1]}"
+        if isinstance(cell, Genotype) and isinstance(other, Genotype):
+            concat = [list(getattr(each, f"{kind}_concat")) for each in (cell, other)]
+            if concat[0] != concat[1]:
+                return f"{NAMES[kind]}, {kind}_concat: {concat[0]}, not {concat[1]}"
+    raise ValueError("the cells are equal")

@@ -20,6 +20,7 @@ from typing import Any
 from cells import (  # noqa: F401  DARTS keeps all of them here, so they can be imported from here
     CELLS,
     FIELDS,
+    NAMES,
     NASBENCH201,
     OPERATIONS,
     PRIMITIVES,
@@ -36,6 +37,7 @@ from cells import (  # noqa: F401  DARTS keeps all of them here, so they can be 
     to_dict,
     to_json,
     validate,
+    without_path,
 )
 from utils import locked, write_atomically
 
@@ -61,7 +63,8 @@ def _read(path: Path) -> AnyGenotype:
     try:
         fields = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no valid JSON ({error})") from None
+        kind = "" if path.suffix == ".json" else "a file, but "  # where somebody may have meant a folder
+        raise ValueError(f"{path}: {kind}no valid JSON ({error})") from None
     try:
         network = fields.get("network") if isinstance(fields, dict) else None  # of a card
         return from_dict(network.get("genotype") if isinstance(network, dict) else fields)
@@ -128,6 +131,8 @@ def run_of(arch: str | os.PathLike[str]) -> Path:
 def _of_front(run: Path, number: str) -> AnyGenotype:
     """A cell of the front of a search by its number; ValueError where there is none."""
     file = run / "front.csv"
+    if file.is_dir():
+        raise ValueError(f"{run}#{number}: {file} is a folder, not the table of a front")
     if not file.is_file():
         raise ValueError(
             f"{run}#{number}: no front.csv there; a search with --objectives writes it at its end"
@@ -138,7 +143,9 @@ def _of_front(run: Path, number: str) -> AnyGenotype:
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise ValueError(f"{file}: damaged: no table of numbered genotypes") from None
     if number not in cells:
-        raise ValueError(f"{run}#{number}: its front has the cells 1 to {len(cells)}")
+        known = {0: "has no cell", 1: "has one cell, 1"}.get(len(cells), f"has the cells 1 to {len(cells)}")
+        hint = "" if number.isdecimal() else "; behind the # stands the number of one"
+        raise ValueError(f"{run}#{number}: its front {known}{hint}")
     try:
         return from_json(cells[number] or "")
     except ValueError as error:
@@ -152,6 +159,19 @@ def check_arch(config: Any) -> None:
             lookup(config.arch)
     except ValueError as error:
         raise ValueError(f"--arch: {error}") from None
+
+
+def check_path(config: Any) -> None:
+    """Raise ValueError where nothing gets through the cell of --arch, as in some of NAS-Bench-201.
+
+    A network of it gives the same logits for every image, so training it cannot be meant.
+    """
+    found = without_path(lookup(config.arch))
+    if found and found != ["reduce"]:  # networks have a way around reduction cells: the cell before them
+        raise ValueError(
+            f"--arch {config.arch}: its {NAMES[found[0]]} has no path from input to output, so nothing can "
+            "be learnt from images"
+        )
 
 
 def _used_names(source: str, file: Path) -> set[str]:

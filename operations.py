@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from common.kernels import Depthwise, concatenate, halves, quick
 
@@ -225,36 +227,58 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
 
 def check(names: Sequence[str]) -> None:
     """ValueError unless a search can use these operations: one that does not work, or none has weights."""
-    weights = 0
-    for name in names:
-        try:
-            weights += _try(name)
-        except Exception as error:  # whatever code that is not ours may raise
-            raise ValueError(f"operation {name} does not work: {error}") from error
-    if not weights:
+    if not sum([weights_of(name) for name in names]):
         raise ValueError(
             f"--operations {' '.join(names)}: none of them has weights, so nothing would be learnt"
         )
 
 
+def weights_of(name: str) -> int:
+    """How many weights an operation has, of 4 channels and stride 1, after a trial.
+
+    ValueError names the operation where it does not do what a cell expects.
+    """
+    try:
+        return _try(name)
+    except Exception as error:  # whatever code that is not ours may raise
+        raise ValueError(f"operation {name} does not work: {str(error) or type(error).__name__}") from error
+
+
 def _try(name: str) -> int:
-    """How many weights an operation has at stride 1; ValueError where it does not do what a cell expects."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for stride, size in ((2, 3), (1, 5)):
             module, images = OPS[name](4, stride, True), torch.randn(2, 4, 5, 5)
+            _check_module(module)
             given = images.clone()
-            found = module(given)
-            if found.shape != (2, 4, size, size):
-                raise ValueError(
-                    f"of stride {stride} it makes {tuple(found.shape)} of {tuple(images.shape)}; "
-                    f"needed is {(2, 4, size, size)}"
-                )
+            _check_images(module(given), stride, (2, 4, size, size))
             if not torch.equal(given, images):
                 raise ValueError("it changes its input in place")
             _check_layers(module)
             _check_state(name, stride, module)
+            # What a network costs is counted on a batch without images.
+            _check_images(module.eval()(images[:0]), stride, (0, 4, size, size))
     return sum(weight.numel() for weight in module.parameters())
+
+
+def _check_module(module: Any) -> None:
+    """ValueError for what is no module, or has weights whose shapes only its first images tell."""
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"it gives a {type(module).__name__}, not a module (torch.nn.Module)")
+    for layer in module.modules():
+        if isinstance(layer, LazyModuleMixin):
+            raise ValueError(
+                f"{type(layer).__name__} has its weights after its first images only; give it its channels"
+            )
+
+
+def _check_images(found: Any, stride: int, needed: tuple[int, ...]) -> None:
+    """ValueError unless `found` are images of the shape `needed`."""
+    if not isinstance(found, Tensor):
+        raise ValueError(f"it makes a {type(found).__name__} of images, not a tensor")
+    if found.shape != needed:
+        given = (needed[0], 4, 5, 5)
+        raise ValueError(f"of stride {stride} it makes {tuple(found.shape)} of {given}; needed is {needed}")
 
 
 def _check_layers(module: nn.Module) -> None:

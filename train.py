@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import genotypes
 from common.flags import check_installed, check_range, parse, run_script
 from images.files import SMALLEST_IMAGE
 from training.config import TrainingConfig
@@ -68,6 +69,10 @@ class Config(TrainingConfig, ImageFlags):  # the fields of the last one come fir
         check_range(self, "drop_path_prob validate", 0, 0.99)
         check_range(self, "ema", 0, 0.999999)
         super().check()
+        if self.auxiliary and isinstance(genotypes.lookup(self.arch), genotypes.CompleteCell):
+            raise ValueError(
+                f"--auxiliary: --arch {self.arch} is a cell of NAS-Bench-201, whose network has no such head"
+            )
         check_installed(self, "tensorboard")
 
 
@@ -76,7 +81,6 @@ if __name__ == "__main__":
 
 import torch
 
-import genotypes
 from common import distributed
 from common.run_folder import SETTINGS, RunFolder, new_name, resume
 from images import files, sets

@@ -16,6 +16,7 @@ from cells import (
     to_arch_string,
     to_json,
     validate,
+    without_path,
 )
 from genotypes import RelativeNAS
 
@@ -149,7 +150,30 @@ def test_a_wrong_text_of_the_benchmark_is_refused(text: str) -> None:
 def test_how_two_cells_differ() -> None:
     darts, graph = genotypes.DARTS_V1, from_arch_string(COMPLETE)
     assert difference(graph, darts) == "one complete cell (NAS-Bench-201), not a normal and a reduction cell"
-    assert difference(genotypes.NASNet, darts) == "normal has 5 nodes, not 4"
+    assert difference(genotypes.NASNet, darts) == "normal cell of 10 edges, not 8"
     other = darts._replace(reduce=(("none", 0), *darts.reduce[1:]))
-    assert difference(other, darts) == "reduce, edge 0: none of 0, not max_pool_3x3 of 0"
-    assert "concatenated" in difference(darts._replace(normal_concat=(2, 3)), darts)
+    words = "reduction cell, node 0, edge 0: none of input 0, not max_pool_3x3 of input 0"
+    assert difference(other, darts) == words
+    other = darts._replace(normal_concat=(2, 3))
+    assert difference(other, darts) == "normal cell, normal_concat: [2, 3], not [2, 3, 4, 5]"
+    other = from_arch_string(COMPLETE.replace("avg_pool_3x3", "none"))
+    words = "cell, node 3, edge 0: avg_pool_3x3 of input 0, not none of input 0"
+    assert difference(graph, other) == words
+
+
+def test_cells_without_a_path() -> None:
+    assert without_path(from_arch_string(COMPLETE)) == []
+    for text in (
+        "|none~0|",
+        "|none~0|+|none~0|nor_conv_3x3~1|",
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|none~0|none~1|none~2|",
+    ):
+        assert without_path(from_arch_string(text)) == ["cell"]
+    assert without_path(from_arch_string("|none~0|+|skip_connect~0|none~1|")) == []
+    assert not any(without_path(getattr(genotypes, name)) for name in genotypes.names())
+    dead = tuple(("none", source) for _, source in RelativeNAS.normal)
+    assert without_path(RelativeNAS._replace(normal=dead)) == ["normal"]
+    # Only the last node is fed, and only the first one is the output.
+    fed = (*dead[:-1], ("skip_connect", 0))
+    assert without_path(RelativeNAS._replace(reduce=fed)) == []
+    assert without_path(RelativeNAS._replace(reduce=fed, reduce_concat=(2,))) == ["reduce"]

@@ -83,7 +83,7 @@ def test_lookup_executes_nothing(tmp_path: Path) -> None:
         lookup(f"open({str(marker)!r}, 'w')".replace(os.sep, "\\x2f"))
     script = tmp_path / "cell.py"
     script.write_text(f"open({str(marker)!r}, 'w')\nGENOTYPE = None\n")
-    with pytest.raises(ValueError, match=r"cell\.py: no valid JSON"):
+    with pytest.raises(ValueError, match=r"cell\.py: a file, but no valid JSON"):
         lookup(str(script))
     assert not marker.exists()
 
@@ -111,6 +111,33 @@ def test_lookup_errors_name_the_file(tmp_path: Path) -> None:
         lookup(str(tmp_path / "missing.json"))
     with pytest.raises(ValueError, match=r"no genotype\.json"):
         lookup(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("cells", "number", "words"),
+    [
+        (0, "1", "#1: its front has no cell"),
+        (1, "2", "#2: its front has one cell, 1"),
+        (2, "3", "#3: its front has the cells 1 to 2"),
+        (2, "x", "#x: its front has the cells 1 to 2; behind the # stands the number of one"),
+        (2, "", "#: its front has the cells 1 to 2; behind the # stands the number of one"),
+    ],
+)
+def test_a_cell_that_is_not_on_the_front(tmp_path: Path, cells: int, number: str, words: str) -> None:
+    text = to_json(RelativeNAS).replace('"', '""')
+    rows = [f'{row},"{text}"' for row in range(1, cells + 1)]
+    (tmp_path / "front.csv").write_text("\n".join(["number,genotype", *rows]))
+    with pytest.raises(ValueError, match="its front") as raised:
+        lookup(f"{tmp_path}#{number}")
+    assert str(raised.value) == f"{tmp_path}{words}"
+    if cells:
+        assert lookup(f"{tmp_path}#1") == RelativeNAS
+
+
+def test_a_folder_in_place_of_the_table_of_a_front(tmp_path: Path) -> None:
+    (tmp_path / "front.csv").mkdir()
+    with pytest.raises(ValueError, match=r"#1: .*front\.csv is a folder"):
+        lookup(f"{tmp_path}#1")
 
 
 def test_the_cell_of_a_trained_network_is_in_its_card_and_its_checkpoints(tmp_path: Path) -> None:

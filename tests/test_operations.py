@@ -74,12 +74,22 @@ def broken(kind: str):
                 self.register_buffer("kernel", torch.ones(1), persistent=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if kind == "silent":
+                raise AssertionError
+            if kind == "tuple":
+                return self.layer(x), x
+            if kind == "no images":
+                return self.layer(x) * (len(x) / len(x))
             if kind == "crash":
                 raise TypeError("no idea")
             if kind == "in place":
                 x.relu_()
             return self.layer(x)[:, :, : 2 if kind == "shape" else None]
 
+    if kind == "lazy":
+        return lambda C, stride, affine: nn.LazyConv2d(C, 1, stride)
+    if kind == "function":
+        return lambda C, stride, affine: lambda x: x[:, :, ::stride, ::stride]
     return lambda C, stride, affine: Own(C, stride)
 
 
@@ -91,6 +101,11 @@ def broken(kind: str):
         ("shape", r"of stride 2 it makes \(2, 4, 2, 3\).*needed is \(2, 4, 3, 3\)"),
         ("tensor", "keeps a tensor that is no part of its state dict"),
         ("buffer", "keeps a tensor that is no part of its state dict"),
+        ("lazy", "LazyConv2d has its weights after its first images only"),
+        ("function", r"it gives a function, not a module \(torch\.nn\.Module\)"),
+        ("tuple", "it makes a tuple of images, not a tensor"),
+        ("no images", r"operation own does not work: ZeroDivisionError|division"),
+        ("silent", "operation own does not work: AssertionError"),
         ("weights", r"Own has weights \(scale\) and no method reset_parameters"),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, Program, one_line, results, rows
 from test_test import script as test_script
+from torch import nn
 
 import genotypes
 import operations
@@ -60,7 +61,8 @@ def test_a_search_of_nasbench201_is_drawn_tested_and_trained(graph_run: Path, ru
     assert "top-1 error" in out
     code, _, err = run(test_script, "--model_path", graph_run / "model.pt", "--arch DARTS")
     assert code == 2
-    assert "a normal and a reduction cell, not one complete cell (NAS-Bench-201)" in err
+    assert f"--model_path {graph_run / 'model.pt'}: --arch DARTS: the network in the file has another" in err
+    assert "one complete cell (NAS-Bench-201), not a normal and a reduction cell" in err
     small = "--set digits --init_channels 4 --layers 3 --epochs 1 --batch_size 64"
     code, _, err = run(train, "--arch", graph_run, small, "--save", tmp_path / "trained")
     assert code == 0, err
@@ -99,9 +101,9 @@ def test_a_space_with_limits_of_ones_own(program: Program) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--nodes 3", "no effect with --space nasbench201"),
+        ("--nodes 3", "--nodes (was not given, now 3)"),
         ("--space darts", "--space (was nasbench201, now darts)"),
-        ("--operations none nor_conv_3x3", "--operations (was None, now ('none', 'nor_conv_3x3'))"),
+        ("--operations none nor_conv_3x3", "--operations (was not given, now none nor_conv_3x3)"),
     ],
 )
 def test_a_run_of_another_space_is_not_gone_on_with(
@@ -110,6 +112,20 @@ def test_a_run_of_another_space_is_not_gone_on_with(
     code, _, err = program.run("--resume", graph_run, *flags.split())
     assert code == 2
     assert words in one_line(err)
+
+
+def test_flags_of_another_space_do_not_hide_what_the_run_was(program: Program) -> None:
+    """Checked with the defaults in place of the run's settings they would be refused for the wrong reason."""
+    own = ["--nodes", "3", "--objectives", "error", "parameters", "--max_parameters", "9"]
+    program.search(*own, "--full_layers", "5", "--save", "three")
+    for flags, words in (
+        ("--space nasbench201", "--space (was darts, now nasbench201)"),
+        ("--full_layers 8", "--full_layers (was 5, now 8)"),
+        ("--objectives error", "--objectives (was error parameters, now error)"),
+    ):
+        code, _, err = program.run("--resume", "three", *flags.split())
+        assert code == 2
+        assert one_line(err) == f"--resume three: other settings than the run's: {words}"
 
 
 def test_a_run_from_before_there_were_spaces_goes_on_in_that_of_darts(
@@ -207,6 +223,75 @@ def test_the_operation_of_the_page_is_searched_trained_tested_drawn_and_exported
     code, _, err = run(test_script, "--model_path trained/model.pt --export network.onnx")
     assert code == 0, err
     assert (tmp_path / "network.onnx").stat().st_size > 1000
+
+
+def lazy(C: int, stride: int, affine: bool) -> nn.Module:
+    return nn.LazyConv2d(C, 1, stride)
+
+
+def test_an_operation_that_cannot_be_trained_is_named_before_anything_is_written(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "OPS", dict(operations.OPS))
+    for name in ("model", "skeletons"):
+        monkeypatch.setattr(sys.modules[name], "OPS", operations.OPS)
+    operations.OPS["lazy"] = lazy
+    operations.OPS["bare"] = lambda C, stride, affine: lambda x: x[:, :, ::stride, ::stride]
+    cell = genotypes.DARTS._replace(reduce=(("lazy", 0), *genotypes.DARTS.reduce[1:]))
+    (tmp_path / "cell.json").write_text(genotypes.to_json(cell))
+    monkeypatch.chdir(tmp_path)
+    for name in ("lazy", "bare"):
+        code, _, err = run(train_search, " ".join(TINY), f"--operations sep_conv_3x3 {name} --save run")
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"operation {name} does not work: " in err
+    code, _, err = run(train, "--arch cell.json --set digits --init_channels 4 --layers 3 --save run")
+    assert code == 2
+    assert "--arch cell.json: operation lazy does not work: LazyConv2d has" in err
+    assert list(tmp_path.iterdir()) == [tmp_path / "cell.json"]
+
+
+def test_an_operation_that_is_gone_is_named_with_its_file(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model import NetworkCIFAR
+    from training.card import describe_network
+
+    described = describe_network(
+        NetworkCIFAR(4, 10, 3, False, genotypes.DARTS, in_channels=1, image_size=8),
+        images={"set": "digits", "classes": list("0123456789"), "mean": [0.5], "std": [0.2]},
+        recipe={},
+        result={},
+    )
+    described["network"]["genotype"]["normal"][0][0] = "gone"
+    checkpoint.save(tmp_path / "model.pt", described)
+    code, _, err = run(test_script, "--model_path", tmp_path / "model.pt")
+    assert code == 2
+    assert (
+        f"--model_path {tmp_path / 'model.pt'}: normal cell, node 0, edge 0: operation 'gone' is not" in err
+    )
+
+
+NO_PATH = "|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_3x3~1|skip_connect~2|"
+
+
+def test_a_cell_without_a_path_is_drawn_and_not_trained(run, tmp_path: Path) -> None:
+    code, _, err = run(visualize, NO_PATH, "--out", tmp_path)
+    assert code == 0, err
+    code, _, err = run(train, "--arch", NO_PATH, "--set digits --save", tmp_path / "run")
+    assert code == 2
+    assert (
+        err
+        == f"train.py: --arch {NO_PATH}: its cell has no path from input to output, so nothing can be "
+        + ("learnt from images\n")
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_auxiliary_head_for_a_complete_cell(run, tmp_path: Path) -> None:
+    code, out, err = run(train, "--arch |nor_conv_3x3~0| --set digits --auxiliary --save", tmp_path / "run")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--auxiliary: --arch |nor_conv_3x3~0| is a cell of NAS-Bench-201" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_search_of_the_page_finds_the_best_of_a_toy_and_goes_on() -> None:

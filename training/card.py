@@ -96,7 +96,7 @@ def check_flags(config: Any, facts: dict[str, Any]) -> None:
         return
     given, stored = genotypes.lookup(config.arch), genotypes.from_dict(facts["genotype"])
     if given != stored:
-        differ = genotypes.difference(given, stored)
+        differ = genotypes.difference(stored, given)
         raise ValueError(f"--arch {config.arch}: the network in the file has another cell ({differ})")
 
 

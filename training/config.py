@@ -112,6 +112,7 @@ class TrainingConfig(RunFlags, RecipeFlags):  # the fields of the last one come 
         check_range(self, "momentum label_smoothing", 0, 1)
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)
         genotypes.check_arch(self)
+        genotypes.check_path(self)
         if not self.auxiliary and self.auxiliary_weight != 0.4:
             how = "with --no_auxiliary" if type(self).auxiliary else "without --auxiliary"
             raise ValueError(f"--auxiliary_weight {self.auxiliary_weight}: no effect {how}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import genotypes
+import operations
 from common import checkpoint
 from images.sets import Statistics
 from model import Network, load_network_state
@@ -35,8 +36,11 @@ def draw_network(
     `images` says what they are: in_channels, image_size.
     """
     genotype = genotypes.lookup(config.arch)
+    used = {operation for cell in genotypes.cells_of(genotype) for operation, _ in getattr(genotype, cell)}
     try:
         kind.check_genotype(genotype)
+        for own in sorted(used - set(genotypes.OPERATIONS)):  # a search tried it, maybe as it was before
+            operations.weights_of(own)
     except ValueError as error:
         raise ValueError(f"--arch {config.arch}: {error}") from None
     with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator only
@@ -154,8 +158,11 @@ def facts_of_file(state: Mapping[str, Any], kind: type[Network], config: Evaluat
     if facts["class"] != kind.__name__:
         other = "test_imagenet.py" if facts["class"] == "NetworkImageNet" else "test.py"
         raise ValueError(f"--model_path {config.model_path}: holds a {facts['class']}; use {other}")
-    card.check_flags(config, facts)
-    return facts | {"genotype": genotypes.from_dict(facts["genotype"])}
+    try:
+        card.check_flags(config, facts)
+        return facts | {"genotype": genotypes.from_dict(facts["genotype"])}
+    except ValueError as error:
+        raise ValueError(f"--model_path {config.model_path}: {error}") from None
 
 
 def facts_of_flags(
