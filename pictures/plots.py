@@ -225,25 +225,45 @@ def calibration(axes: Any, history: list[Row]) -> Drawn | None:
     )
 
 
+def has_training_loss(rows: list[Row]) -> bool:
+    """Whether the scores of finalists are their validation loss plus their training loss, and are known."""
+    return bool((numbers(rows, "score") > numbers(rows, "loss")).any())
+
+
 def front(axes: Any, finalists: list[Row], front: list[Row], cost: str) -> Drawn | None:
-    """Validation error and cost of the finalists, and which of them no other one beats in score and costs."""
-    scale = 1.0 if cost == "latency" else 1e-6
+    """Score and cost of the finalists, and which of them no other one beats in score and all costs.
+
+    In place of a score that the tables do not have stands the validation error.
+    """
+    scale = 1e-6 if cost in ("parameters", "multiply_adds") else 1.0
     finalists = [row for row in finalists if math.isfinite(numbers([row], "loss")[0])]  # the others diverged
-    x, y = scale * numbers(finalists, cost), 100 * numbers(finalists, "error")
+    scored = bool(np.isfinite(numbers([*finalists, *front], "score")).all())
+    column, factor = ("score", 1.0) if scored else ("error", 100.0)
+    x, y = scale * numbers(finalists, cost), factor * numbers(finalists, column)
     if not np.isfinite(x).any() or not front:
         return None
     on = {row["genotype"]: row["number"] for row in front}
     axes.plot(x, y, "o", color=INK, markersize=4, alpha=0.4, label="finalists")
-    there = scale * numbers(front, cost), 100 * numbers(front, "error")
+    there = scale * numbers(front, cost), factor * numbers(front, column)
     axes.plot(*there, "o", color=FIRST, markersize=6, label="front")
-    hints = []
-    for at_x, at_y, row in zip(x, y, finalists, strict=True):
+    hints, name = [], NAMES.get(cost, cost)
+    errors = 100 * numbers(finalists, "error")
+    for at_x, at_y, error, row in zip(x, y, errors, finalists, strict=True):
         number = on.get(row["genotype"])
         if number is not None:
             axes.annotate(number, (at_x, at_y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        text = f"{'cell ' + number if number else 'not on the front'}: error {at_y:.2f}%, {at_x:.3g}"
-        hints.append(Hint(text, at_x, at_y, at_x, at_y))
-    axes.set(xlabel=NAMES.get(cost, cost), ylabel="validation error, %")
+        words = (
+            f"score {at_y:.4g}, " if scored else ""
+        ) + f"validation error {error:.2f}%, {name} {at_x:.3g}"
+        hints.append(Hint(f"{'cell ' + number if number else 'not on the front'}: {words}", at_x, at_y))
+    losses = "validation + training loss" if has_training_loss(finalists) else "validation loss"
+    axes.set(xlabel=name, ylabel=f"score ({losses})" if scored else "validation error, %")
+    if scored:
+        return Drawn(
+            "Finalists after their training from scratch: the score that chose the winner, lower is better. "
+            "Numbered are those of the front.",
+            hints,
+        )
     return Drawn(
         "Finalists after their training from scratch. Numbered are those of the front, which is one of "
         "scores (validation plus training loss) and all costs: a cell of low error may be beaten in these.",

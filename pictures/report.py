@@ -139,7 +139,7 @@ def _plots(run: RecordedRun) -> str:
 
 
 def _front(run: RecordedRun) -> str:
-    """The finalists by error and each cost, where the search had several objectives."""
+    """The finalists by score and each cost, where the search had several objectives."""
     costs = [name for name in run.config.get("objectives", ()) if name != "error"]
     drawn = "".join(
         looks.figure(
@@ -150,9 +150,10 @@ def _front(run: RecordedRun) -> str:
     if not drawn:
         return ""
     how = f"--arch '{run.folder}#NUMBER'"
+    several = " What looks beaten in the plot of one cost has less of another." if len(costs) > 1 else ""
     return (
-        "<section><h2>The front</h2><p>No other finalist has a better score and costs no more. Train "
-        f"one with {_code(how)}; the numbers are those of front.csv.</p>"
+        f"<section><h2>The front</h2><p>No other finalist has a better score and costs no more.{several} "
+        f"Train one with {_code(how)}; the numbers are those of front.csv.</p>"
         f'<div class="plots">{drawn}</div></section>'
     )
 

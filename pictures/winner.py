@@ -73,7 +73,8 @@ def finalists(run: RecordedRun) -> str:
     """The cells that were trained from scratch, random ones too; columns without a value are left out."""
     if not run.finalists:
         return ""
-    known = ["loss", "error", "difference", "standard_error", "test_error"]
+    scored = plots.has_training_loss(run.finalists)
+    known = [*(["score"] if scored else []), "loss", "error", "difference", "standard_error", "test_error"]
     known += ["parameters", "multiply_adds", "latency", "memory"]
     columns = [column for column in known if np.isfinite(numbers(run.finalists, column)).any()]
     rows = []
@@ -90,14 +91,15 @@ def finalists(run: RecordedRun) -> str:
     heads = ["rank", *named, "met first in", "operations"]
     left, said = (0, len(heads) - 2, len(heads) - 1), chance(run)
     beside = f"<p>{escape(said[1])}</p>" if said else ""
+    chosen = " by its score, validation plus training loss" if scored else ""
     kinds = ", the normal one first" if isinstance(run.cell, Genotype) else ""
     if run.cell is not None and is_one_cell(run.cell):
         kinds = "; normal and reduction cell are the same"
     return (
         "<section><h2>Finalists</h2><p>Each was trained from scratch and compared on the validation images; "
-        "★ marks the winner, and the differences are those to its loss. Parameters and what else a cell "
-        "costs belong to the full-size network. The bars are the operations of each cell, in the order "
-        f"of its edges{kinds}.</p>{beside}{table(heads, rows, left, best)}{keys(run)}</section>"
+        f"★ marks the winner{chosen}, and the differences are those to its loss. Parameters and what else "
+        "a cell costs belong to the full-size network. The bars are the operations of each cell, in the "
+        f"order of its edges{kinds}.</p>{beside}{table(heads, rows, left, best)}{keys(run)}</section>"
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, random_cell
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import genotypes
 import train
@@ -546,8 +548,6 @@ def test_a_predictor_that_was_always_right_has_its_plot(tmp_path: Path, count: i
     "values", [(0.75, 0.75, 0.74), (0.9, 0.1), (0.0, 0.0, 1e-3), (0.0, float("nan")), (0.3,)]
 )
 def test_the_line_of_diversity_is_clear_of_the_upper_edge(values: tuple[float, ...]) -> None:
-    from matplotlib.figure import Figure
-
     axes = Figure().add_subplot()
     rows = [{"generation": str(place), "diversity": str(value)} for place, value in enumerate(values)]
     assert plots.diversity(axes, rows) is not None
@@ -595,6 +595,56 @@ def test_one_cell_for_both_kinds_is_drawn_once_and_said(tmp_path: Path) -> None:
     written = visualize.draw(genotypes.from_json(one), tmp_path / "mine")
     assert [path.name for path in written] == ["mine_normal.svg", "mine_reduction.svg"]
     assert all("mine · normal cell = reduction cell" in path.read_text() for path in written)
+
+
+def drawn_front(run: tables.RecordedRun) -> tuple[Axes, np.ndarray, np.ndarray]:
+    """The plot of a front over parameters: axes, points of all finalists and of the front, (n, 2)."""
+    axes = Figure().add_subplot()
+    assert plots.front(axes, run.finalists, run.front, "parameters") is not None
+    finalists, front = (line.get_xydata() for line in axes.get_lines())
+    return axes, finalists, front
+
+
+@pytest.mark.parametrize(
+    ("training_losses", "label"),
+    [
+        ((0.30, 0.32, 0.30, 0.35), "score (validation + training loss)"),
+        ((0, 0, 0, 0), "score (validation loss)"),
+    ],
+)
+def test_no_point_of_a_front_is_dominated_by_another(
+    tmp_path: Path, training_losses: tuple[float, ...], label: str
+) -> None:
+    run = make_run(tmp_path / "run", generations=1)
+    rows = list(csv.DictReader((run / "finalists.csv").open()))
+    errors = (0.30, 0.10, 0.20, 0.25)  # by these the first of the front is beaten by the other
+    scored = [
+        {"rank": row["rank"], "score": float(row["loss"]) + loss, **row, "error": error}
+        for row, loss, error in zip(rows, training_losses, errors, strict=True)
+    ]
+    diverged = scored[-1] | {"score": "nan", "loss": "nan", "error": "nan", "parameters": 1}
+    write_csv(run / "finalists.csv", scored)
+    with_front(run)
+    rows = list(csv.DictReader((run / "finalists.csv").open()))
+    write_csv(run / "finalists.csv", [*rows, {**diverged, "rank": 5}])
+    axes, finalists, front = drawn_front(tables.read_run(run))
+    assert axes.get_ylabel() == label
+    assert (len(finalists), len(front)) == (4, 2)
+    np.testing.assert_allclose(front[:, 1], [scored[0]["score"], scored[2]["score"]])
+    for point in front:
+        better = (finalists <= point).all(1) & (finalists < point).any(1)
+        assert not better.any(), point
+    page = Page(visualize.write_report(run))
+    assert f"cell 1: score {scored[0]['score']:.4g}, validation error 30.00%" in page.text
+    assert ("by its score, validation plus training loss" in page.text) == (training_losses[0] > 0)
+    assert ("<th>score</th>" in page.source) == (training_losses[0] > 0)
+
+
+def test_the_front_of_an_earlier_run_is_drawn_by_error(tmp_path: Path) -> None:
+    run = tables.read_run(with_front(make_run(tmp_path / "run", generations=1)))
+    axes, _, front = drawn_front(run)
+    assert axes.get_ylabel() == "validation error, %"
+    np.testing.assert_allclose(front, [[9.0, 5.125], [4.0, 7.125]])
 
 
 def test_random_cells_stand_beside_the_winner(tmp_path: Path) -> None:
