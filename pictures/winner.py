@@ -12,21 +12,18 @@ from pictures.words import chance, is_winner, short, value
 
 
 def is_one_cell(genotype: AnyGenotype) -> bool:
-    """Whether its normal and its reduction cell are the same, as `--cells normal` makes them."""
+    """Whether its normal and its reduction cell are the same, as `--cells normal` makes all."""
     return isinstance(genotype, Genotype) and genotype[:2] == genotype[2:]
 
 
 def strip(text: str) -> str:
-    """A cell's operations as coloured bars, in the order of its edges; pointing at them shows their names.
-
-    Two rows for a normal and a reduction cell, or one where they are the same.
-    """
+    """A cell's operations as coloured bars, in the order of its edges; pointing at them shows their names."""
     try:
         genotype = genotypes.from_json(text)
     except ValueError:
         return "–"
     parts = []
-    for cell in ("normal",) if is_one_cell(genotype) else genotypes.cells_of(genotype):
+    for cell in genotypes.cells_of(genotype):
         bars = (
             f'<i style="background:{looks.colour(name)}" title="{escape(name)}, from {source}"></i>'
             for name, source in getattr(genotype, cell)
@@ -93,8 +90,8 @@ def finalists(run: RecordedRun) -> str:
     beside = f"<p>{escape(said[1])}</p>" if said else ""
     chosen = " by its score, validation plus training loss" if scored else ""
     kinds = ", the normal one first" if isinstance(run.cell, Genotype) else ""
-    if run.cell is not None and is_one_cell(run.cell):
-        kinds = "; normal and reduction cell are the same"
+    if kinds and run.config.get("cells") == "normal":
+        kinds += ", which the reduction cell equals"
     return (
         "<section><h2>Finalists</h2><p>Each was trained from scratch and compared on the validation images; "
         f"★ marks the winner{chosen}, and the differences are those to its loss. Parameters and what else "
