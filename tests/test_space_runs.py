@@ -294,7 +294,9 @@ def test_no_auxiliary_head_for_a_complete_cell(run, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_search_of_the_page_finds_the_best_of_a_toy_and_goes_on() -> None:
+def test_the_search_of_the_page_finds_the_best_of_a_toy_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def loss(architecture: tuple[int, ...]) -> float:
         return float(sum((choice - 1) ** 2 for choice in architecture))
 
@@ -323,7 +325,53 @@ def test_the_search_of_the_page_finds_the_best_of_a_toy_and_goes_on() -> None:
     first, again = new(), new()
     on(first, 6)
     again.load_state_dict(first.state_dict())
-    assert on(first, 12) == on(again, 12) != []
+    (on_disk,) = (block for block in blocks_of_the_page() if "checkpoint.save" in block)
+    monkeypatch.chdir(tmp_path)
+    loaded = new()
+    exec(on_disk, {"state": first.state_dict(), "search": loaded})
+    assert on(first, 12) == on(again, 12) == on(loaded, 12) != []
+
+
+def test_the_functions_of_the_page_get_and_return_what_it_says() -> None:
+    from encoding import ChoiceSpace
+    from search.paired_search import NoneAccepted, Outcome, PairedSearch, Settings
+
+    asked: dict[str, list] = {"accept": [], "costs": [], "prior": []}
+
+    def accept(architecture: tuple[int, ...]) -> bool:
+        asked["accept"].append(architecture)
+        return architecture[0] > 0
+
+    def costs(architecture: tuple[int, ...]) -> list[float]:
+        asked["costs"].append(architecture)
+        return [sum(architecture), architecture[0]]
+
+    def prior(rows: np.ndarray) -> np.ndarray:
+        asked["prior"].append(rows.shape[1:])
+        return (rows.sum(axis=1) - 6.0) / 2.0
+
+    space, settings = ChoiceSpace([5, 5, 3, 3]), Settings(pop_size=6, generations=4)
+    search = PairedSearch(space=space, settings=settings, accept=accept, costs=costs, prior=prior)
+    while pairs := search.ask():
+        for pair in pairs:
+            assert pair.a[0] > 0
+            assert pair.b[0] > 0
+            known = pair.decided_by == "predictor"
+            losses = (-float(sum(one)) for one in (pair.a, pair.b))
+            search.tell(pair, None if known else Outcome.exact(*losses))
+    assert {type(one) for one in asked["accept"] + asked["costs"]} == {tuple}
+    assert set(asked["prior"]) == {(4,)}
+    with pytest.raises(NoneAccepted):
+        PairedSearch(space=space, settings=settings, accept=lambda architecture: False).ask()
+
+
+def test_stages_are_as_the_page_says() -> None:
+    from skeletons import NetworkNASBench201
+
+    cell = genotypes.lookup("|nor_conv_3x3~0|")
+    network = NetworkNASBench201(4, 10, 8, False, cell, in_channels=1, image_size=8)
+    channels = [len(cell._ops[0].op[1].weight) for cell in network.cells]
+    assert channels == [4] * 2 + [8] * 3 + [16] * 3
 
 
 def test_bad_spaces_get_one_line_before_anything_is_written(program: Program) -> None:
