@@ -73,7 +73,8 @@ class Evaluated:
     ) -> list[Architecture]:
         """The first `count` of the ranking, and the one of lowest loss, where it is not among them.
 
-        With a `front`, instead of the first ones those that together are the best under its limits.
+        With a `front`, instead of the first ones those that together are the best under its limits; then,
+        while there are fewer, the same of the others.
         """
         order = self._ranking(untrained)
         if front is not None and order:
@@ -82,7 +83,12 @@ class Evaluated:
                 quality = -np.array([self.losses[row] for row in order])
             else:
                 quality = judge.posterior().mean(rows)
-            order = [order[place] for place in front.chosen(rows, quality, count)]
+            places = np.empty(0, dtype=np.int64)
+            while len(places) < min(count, len(rows)):
+                others = np.setdiff1d(np.arange(len(rows)), places)
+                more = front.chosen(rows[others], quality[others], count - len(places))
+                places = np.concatenate([places, others[more]])
+            order = [order[place] for place in places]
         chosen = [self.space.architecture(np.array(row)) for row in order[:count]]
         return chosen + [one for one in self.by_loss()[:1] if one not in chosen]
 

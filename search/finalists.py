@@ -153,29 +153,35 @@ def write_winner(run: SearchRun, best: Finalist, network: Network, tested: Evalu
         log.info(f"front: {counted(len(kept), 'cell')} in front.csv; {how}")
     folder.write_table("baseline.csv", run.record.baseline)
     write_atomically(folder.path / "genotype.json", cell + "\n")
-    parameters, multiply_adds = run.costs.full_size(best.genotype)
-    log.info(f"winner: {cell}")
-    log.info(f"  where it came from: {found['origin']} (of {run.config.generations} generations)")
-    log.info(
-        f"  trained from scratch: validation error {best.trained.error:.2%}, test error {tested.error:.2%}"
-    )
-    if run.record.baseline:
-        log.info(f"  {baseline_in_words(run.record.baseline, tested.error)}")
-    log.info(
-        f"  at full size, {run.costs.full_size.C} channels and {run.costs.full_size.layers} cells: "
-        f"{in_millions(parameters)} parameters, {in_millions(multiply_adds)} multiply-adds"
-    )
-    if run.costs.latency is not None:
-        images = run.config.latency_batch_size
-        log.info(f"  about {run.costs.latency(best.genotype):.1f} ms on this machine for a batch of {images}")
-    if run.costs.memory is not None:
-        taken, images = run.costs.measures["memory"](best.genotype), run.config.memory_batch_size
-        log.info(f"  training it takes about {taken:.3g} GiB with {images} images a step")
-    log.info(f"  peak memory of this process: {distributed.peak_memory(task.device) / 2**20:.0f} MiB")
+    describe_winner(run, best, tested.error, found["origin"])
     try:
         log.info(f"  report: {visualize.write_report(folder.path)}")
     except (ValueError, OSError) as error:  # the search is done all the same
         log.warning(f"  no report: {error}; write it later with: visualize.py {folder.path}")
+
+
+def describe_winner(run: SearchRun, best: Finalist, test_error: float, origin: str) -> None:
+    """Log the winner: where it came from, how good it is, what it costs."""
+    log, costs, cell = run.folder.log, run.costs, best.genotype
+    parameters, multiply_adds = costs.full_size(cell)
+    log.info(f"winner: {genotypes.to_json(cell)}")
+    log.info(f"  where it came from: {origin} (of {run.config.generations} generations)")
+    log.info(
+        f"  trained from scratch: validation error {best.trained.error:.2%}, test error {test_error:.2%}"
+    )
+    if run.record.baseline:
+        log.info(f"  {baseline_in_words(run.record.baseline, test_error)}")
+    log.info(
+        f"  at full size, {costs.full_size.C} channels and {costs.full_size.layers} cells: "
+        f"{in_millions(parameters)} parameters, {in_millions(multiply_adds)} multiply-adds"
+    )
+    if costs.latency is not None:
+        images = run.config.latency_batch_size
+        log.info(f"  about {costs.latency(cell):.1f} ms on this machine for a batch of {images}")
+    if costs.memory is not None:
+        taken, images = costs.measures["memory"](cell), run.config.memory_batch_size
+        log.info(f"  training it takes about {taken:.3g} GiB with {images} images a step")
+    log.info(f"  peak memory of this process: {distributed.peak_memory(run.task.device) / 2**20:.0f} MiB")
 
 
 def front(run: SearchRun, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

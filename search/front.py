@@ -92,26 +92,22 @@ class Front:
     def chosen(self, rows: Integers, quality: np.ndarray, count: int) -> list[int]:
         """Up to `count` rows that together have the best quality under all limits; the best row first.
 
-        One after the other, the one that adds most; where none adds anything, the same among the others.
+        One after the other, the one that adds most; none that adds nothing.
         """
-        left = list(range(len(rows)))
-        found: list[int] = []
+        left, found = list(range(len(rows))), []
         if not left:
-            return found
+            return []
         keeps, floor = self.keeps(rows), quality.min()
         reached = np.full(LIMITS, floor)
         choice = int(np.argmax(quality))
-        while len(found) < count:
+        while choice >= 0:
             found.append(choice)
             left.remove(choice)
-            if not left:
-                break
             reached = np.where(keeps[choice], np.maximum(reached, quality[choice]), reached)
+            if len(found) == count or not left:
+                break
             gains = (np.maximum(quality[left, None] - reached, 0) * keeps[left]).sum(axis=1)
-            if gains.max() > 0:
-                choice = left[int(np.argmax(gains))]
-            else:
-                choice, reached = left[int(np.argmax(quality[left]))], np.full(LIMITS, floor)
+            choice = left[int(np.argmax(gains))] if gains.max() > 0 else -1
         return found
 
 

@@ -19,6 +19,7 @@ from model_search import FullSize
 from pair_predictor import PairPredictor
 from search import finalists
 from search.candidates import Task
+from search.evaluated import Evaluated
 from search.front import LIMITS, Costs, Front, undominated
 from search.limits import costs_of
 from search.paired_search import Outcome, PairedSearch, Settings
@@ -76,9 +77,7 @@ def test_the_chosen_are_the_best_under_some_limit() -> None:
     some = rows((3, 3, 3, 3, 3), (0, 0, 0, 0, 0), (3, 0, 0, 0, 0), (0, 3, 3, 3, 0), (2, 3, 3, 3, 3))
     quality = np.array([9.0, 0.0, 8.0, 1.0, 8.5])
     assert front.chosen(some, quality, 5)[0] == 0  # the best, whatever it costs
-    assert set(front.chosen(some, quality, 3)) == {0, 2, 4}  # the cheapest one is as good as nothing
-    assert front.chosen(some, quality, 5)[3:] == [3, 1]  # then the best of the others
-    assert len(front.chosen(some, quality, 9)) == 5
+    assert set(front.chosen(some, quality, 5)) == {0, 2, 4}  # the cheapest one is as good as nothing
     assert front.chosen(some, quality, 2) == [0, 2]
     assert front.chosen(some[:0], quality[:0], 2) == []
 
@@ -115,6 +114,17 @@ def test_finalists_are_a_front() -> None:
     values = np.array([(loss(one), *cost(one)) for one in search.finalists(6)])
     assert undominated(values).sum() >= 4
     assert np.ptp(values[:, 1]) >= 6
+
+
+def test_where_few_are_best_under_some_limit_finalists_are_the_best_of_the_others() -> None:
+    front, evaluated = Front(SPACE, cost, seed=0), Evaluated(SPACE, None)
+    losses = {(0, 0, 0, 0, 0): 1.0, (1, 0, 0, 0, 0): 3.0, (3, 0, 0, 0, 0): 2.0, (2, 0, 0, 0, 0): 4.0}
+    for one, loss in losses.items():
+        evaluated.add(one, loss)
+    found = evaluated.finalists(4, front=front)
+    assert found == [(0, 0, 0, 0, 0), (3, 0, 0, 0, 0), (1, 0, 0, 0, 0), (2, 0, 0, 0, 0)]
+    assert evaluated.finalists(2, front=front) == found[:2]
+    assert len(evaluated.finalists(9, front=front)) == 4
 
 
 def test_of_a_pair_the_one_that_keeps_to_the_limit_is_fast() -> None:
@@ -196,7 +206,7 @@ def test_a_cell_of_the_front_is_an_architecture(program: Program, run: Path) -> 
     front = table(run, "front")
     last = f"{run}#{len(front)}"
     assert genotypes.to_json(genotypes.lookup(last)) == front[-1]["genotype"]
-    with pytest.raises(ValueError, match=rf"front_run#9: its front has the cells 1 to {len(front)}"):
+    with pytest.raises(ValueError, match="front_run#9: its front has "):
         genotypes.lookup(f"{run}#9")
     with pytest.raises(ValueError, match="front_run#: its front"):
         genotypes.lookup(f"{run}#")
