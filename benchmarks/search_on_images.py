@@ -28,6 +28,7 @@ import scipy.stats
 import torch
 import tyro
 from baselines import BASELINES
+from estimates import gain, read
 from searches import open_or_begin, random_cells, test_errors
 
 import genotypes
@@ -45,6 +46,7 @@ from utils import derive_seed, write_atomically
 SET_HERE = "seed generations strategy rank screen decide save resume record".split()  # noqa: SIM905
 NO_PREDICTOR = {"rank": False, "screen": False, "decide": False}
 ON_SET = {"estimate": "weight_set", "candidate_epochs": 1}
+CHANCE = "chance"
 STRATEGIES: dict[str, dict[str, Any]] = {  # what differs from the flags
     "ours": {},
     "ours_without_prior": {"prior": "none"},
@@ -54,7 +56,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {  # what differs from the flags
     "random_same_estimate": NO_PREDICTOR | {"strategy": "random"},
     **dict.fromkeys(BASELINES, NO_PREDICTOR),
     "prior_only": {},
-    "chance": NO_PREDICTOR,  # no search: as many random cells as a winner has trainings
+    CHANCE: NO_PREDICTOR,  # no search: as many random cells as a winner has trainings
 }
 OURS = "ours"
 COSTS = ("epochs_of_candidates", "epochs_of_finalists")
@@ -81,11 +83,18 @@ class Config:
     """trainings of each winner for the test, from other start values than the finalists'"""
     test_images: int | None = None
     """use only so many of the test images"""
+    table: str | None = None
+    """trainings.csv of image_table.py in the same setting: of the gap between a random cell and the best of
+    its random cells, the noise of training taken out, the share that each strategy closes"""
     json: str | None = None
     """write the result to this file, which must not exist"""
 
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
+        if self.table is not None and CHANCE not in self.strategies:
+            raise ValueError(
+                f"--table {self.table}: a gap is seen from a random cell; add --strategies chance"
+            )
         self.search.check()
         check_range(self, "budget", self.search.pop_size * self.search.candidate_epochs)
         check_range(self, "repeats", 1)
@@ -157,7 +166,7 @@ def search_and_test(config: Config, strategy: str, run: SearchRun, test: sets.Im
     log = run.folder.start_log()
     log.info(f"{run.folder.path}: {spent(run)} of {config.budget} epochs are trained")
     cells, found = random_cells(run.config, config.repeats, seed, "chance"), {}
-    if strategy != "chance":
+    if strategy != CHANCE:
         finalists, epochs = search_with(strategy, run, config.budget)
         train_finalists(run, finalists)
         best = winner(run.record.finalists)
@@ -199,25 +208,42 @@ def difference(errors: list[float], ours: list[float]) -> dict[str, Any]:
     return found | {"interval": [found["mean"] - half, found["mean"] + half]}
 
 
-def summarise(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Test errors of each strategy over the seeds, and how much higher they are than those of ours."""
+def summarise(results: dict[str, list[dict[str, Any]]], gap: float | None = None) -> dict[str, Any]:
+    """Test errors of each strategy over the seeds, and how much higher they are than those of ours.
+
+    With a `gap`, by how much the best cell of a table is better than a random one, the share that is closed.
+    """
     errors = {name: [run["test_error"] for run in runs] for name, runs in results.items()}
     summary: dict[str, Any] = {name: {"test_error": evidence.spread(errors[name])} for name in results}
     for name in results.keys() - {OURS} if OURS in results else ():
         summary[name][f"difference_to_{OURS}"] = difference(errors[name], errors[OURS])
+    if gap is not None:
+        random = statistics.mean(errors[CHANCE])
+        for name in results.keys() - {CHANCE}:
+            summary[name]["share_of_gap"] = (random - statistics.mean(errors[name])) / gap
     return summary
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """A line for each strategy; errors in percent, costs in epochs of a search."""
-    columns = ("test error", "sd", "n", f"minus {OURS}", "95% interval   ", "candidates", "finalists")
+def table(results: dict[str, list[dict[str, Any]]], gap: float | None = None) -> str:
+    """A line for each strategy; errors and shares in percent, costs in epochs of a search."""
+    columns = (
+        "test error",
+        "sd",
+        "n",
+        f"minus {OURS}",
+        "95% interval   ",
+        "of the gap",
+        "candidates",
+        "finalists",
+    )
     width = max(map(len, ("strategy", *results)))
     lines = ["  ".join((f"{'strategy':{width}}", *columns))]
-    for name, entry in summarise(results).items():
+    for name, entry in summarise(results, gap).items():
         error, minus = entry["test_error"], entry.get(f"difference_to_{OURS}", {})
         figures = [_percent(error["mean"]), _percent(error["sd"]), str(error["n"])]
         figures += [_percent(minus.get("mean"), sign="+")]
         figures += [" to ".join(_percent(end, sign="+") for end in minus.get("interval") or [None])]
+        figures += [_percent(entry.get("share_of_gap"))]
         figures += [f"{statistics.mean(run.get(key, 0) for run in results[name]):.1f}" for key in COSTS]
         placed = [f"{text:>{len(title)}}" for text, title in zip(figures, columns, strict=True)]
         lines.append("  ".join([f"{name:{width}}", *placed]))
@@ -231,13 +257,16 @@ def _percent(value: float | None, sign: str = "") -> str:
 def main(config: Config) -> None:
     device = distributed.init(config.search.device)
     torch.set_num_threads(config.search.threads)
+    gap = None
+    if config.table is not None:
+        gap = gain(read(config.table, True).columns["accuracy"])["best_of"]["all"] / 100
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.strategies}
     for seed in config.seeds:
         for name in config.strategies:
             results[name].append(result_of(config, name, seed, device))
     if distributed.is_main():
-        print(table(results))
-        found = {"strategies": summarise(results), "searches": results}
+        print(table(results, gap))
+        found = {"strategies": summarise(results, gap), "gap": gap, "searches": results}
         evidence.write(config.json, evidence.provenance(asdict(config)) | found)
     distributed.close()
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import found_cell  # noqa: E402
 import weight_set  # noqa: E402
 from baselines import BASELINES  # noqa: E402
-from search_on_images import Config, difference, result_of  # noqa: E402
+from search_on_images import Config, difference, result_of, summarise, table  # noqa: E402
 from searches import draw_test_images, open_or_begin  # noqa: E402
 
 import genotypes  # noqa: E402
@@ -75,6 +75,16 @@ def test_the_interval_of_a_difference_is_that_of_paired_values():
     assert found["mean"] == pytest.approx(0.2)
     assert high - found["mean"] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # t table, 2 degrees
     assert found["mean"] - low == pytest.approx(high - found["mean"])
+
+
+def test_the_share_of_a_gap_is_counted_from_a_random_cell():
+    errors = {"ours": [0.50, 0.54], "halving": [0.56, 0.56], "chance": [0.55, 0.57]}
+    results = {name: [{"test_error": error} for error in values] for name, values in errors.items()}
+    found = summarise(results, gap=0.05)
+    assert found["ours"]["share_of_gap"] == pytest.approx(0.8)
+    assert found["halving"]["share_of_gap"] == pytest.approx(0)
+    assert "share_of_gap" not in found["chance"]
+    assert " 80.00 " in table(results, gap=0.05)
 
 
 LONE = "--estimate alone --candidate_epochs 2 --images 80 --budget 16 --finalists 2 --final_epochs 2"
@@ -146,6 +156,7 @@ def test_a_run_that_is_not_there_is_named_by_its_flag(monkeypatch, capsys):
         ("--seed 3", "--seed: has no effect here"),
         ("--no_decide", "--decide: has no effect here"),
         ("--strategies best", "--strategies best: allowed are ours"),
+        ("--table t.csv", "--table t.csv: a gap is seen from a random cell; add --strategies chance"),
         ("--pop_size 4 --budget 2", "--budget 2: must be at least 4"),
         ("--pop_size 4 --estimate alone --candidate_epochs 3 --budget 8", "--budget 8: must be at least 12"),
         ("--pop_size 4 --budget 8 --pairs_per_sync 2", "--pairs_per_sync 2: must be 1"),
