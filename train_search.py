@@ -81,7 +81,9 @@ class Config:
     # --- candidates
     estimate: Literal["weight_set", "alone"] = "weight_set"
     """how a cell is judged: after an epoch from shared weights, as published, or trained alone, by how fast
-    it learns"""
+    it learns. The default is the published one, for the published scale, at which neither was measured; with
+    thousands of images and a few channels the weight set was not seen to rank cells and alone was, so take
+    alone there, with --candidate_epochs 4"""
     candidate_epochs: int = 1
     """epochs of a candidate that trains alone"""
     init_channels: int = 16
