@@ -108,6 +108,15 @@ def load_newest(path: str | Path, kind: str | None = None) -> tuple[dict[str, An
         return state, f"{error}; went on from {previous(path)}"
 
 
+def arrays(value: Any) -> Any:
+    """The same nested value with NumPy arrays where a checkpoint keeps tensors: what `save` was given."""
+    if isinstance(value, dict):
+        return {key: arrays(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(arrays(entry) for entry in value)
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
 def _first_sentence(error: BaseException) -> str:
     return str(error).strip().split("\n")[0].split(". ")[0][:160] or type(error).__name__
 

@@ -20,6 +20,14 @@ from common import checkpoint
 STATE = {"kind": "search", "weights": {"a": torch.arange(6.0).reshape(2, 3)}, "generation": 3}
 
 
+def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    state = {"a": np.arange(3), "b": {"c": [np.array([True]), (np.array([0.5]), "x")]}, "d": 1}
+    checkpoint.save(tmp_path / "state.pt", state)
+    found = checkpoint.arrays(checkpoint.load(tmp_path / "state.pt"))
+    assert str(found) == str(state)
+    assert found["a"].dtype == np.int64
+
+
 def test_nested_state_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     state = STATE | {"array": np.array([1.5, np.nan]), "number": np.float64(0.1), "rows": [(1, "x", None)]}
