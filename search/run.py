@@ -197,7 +197,7 @@ class SearchRun:
         return problem
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        self.search.load_state_dict(_arrays(state["search"]))
+        self.search.load_state_dict(checkpoint.arrays(state["search"]))
         self.estimate.load_state_dict(state["weights"])
         self.record.history = [_complete(row) for row in state["history"]]
         self.record.generations = state["generations"]
@@ -286,10 +286,3 @@ def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The settings that differ, in words; empty where none does."""
     names = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
     return ", ".join(f"--{name} ({theirs.get(name)}, not {ours.get(name)})" for name in names)
-
-
-def _arrays(value: Any) -> Any:
-    """The same nested value with NumPy arrays where a checkpoint keeps tensors."""
-    if isinstance(value, Mapping):
-        return {key: _arrays(entry) for key, entry in value.items()}
-    return value.numpy() if hasattr(value, "numpy") else value
