@@ -366,6 +366,19 @@ def test_searches_on_images() -> None:
             assert all(difference in README.read_text() for difference in expected[1::2])
 
 
+def test_halving_and_the_gap() -> None:
+    text = " ".join(RESULTS.read_text().split())
+    for name in ("cifar10_jpeg", "fashion_mnist"):
+        minus = record(f"2026-11-26-search-on-images/halving_{name}.json")["strategies"]["halving"]
+        minus = minus["difference_to_ours"]
+        low, high = (100 * end for end in minus["interval"])
+        assert f"{100 * minus['mean']:.2f} ({low:+.2f} to {high:+.2f})" in text
+    found = record("2026-11-26-search-on-images/cifar10_jpeg.json")
+    shares = [found["strategies"][name]["share_of_gap"] for name in ("ours", "random_same_estimate")]
+    assert f"Of the {100 * found['gap']:.2f} points" in text
+    assert "closes {:.0%} on CIFAR-10 and the best of random cells {:.0%}".format(*shares) in text
+
+
 def test_fronts() -> None:
     found = [record(f"2026-11-26-fronts/{name}.json")["hypervolume"] for name in ("darts", "nasbench201")]
     names = ("ours", "nsga2", "random", "single")
