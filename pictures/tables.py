@@ -7,7 +7,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def read_run(folder: Path) -> RecordedRun:
         _check_numbers(path, rows)
         setattr(run, table, rows)
         run.incomplete += cut
-    _check_front(folder / "front.csv", run.front)
+    _check_front(folder / "front.csv", run.front, {row["genotype"] for row in run.finalists})
     settings = folder / "config.json"
     if settings.is_file():
         run.config = _read_object(settings)
@@ -196,13 +196,17 @@ def _check_numbers(path: Path, rows: list[Row]) -> None:
                 raise ValueError(f"{path}: damaged: row {place}, {column}: {reprlib.repr(text)} is no number")
 
 
-def _check_front(path: Path, rows: list[Row]) -> None:
-    """ValueError where a row is no cell of a front: it has a genotype, and all that is drawn is finite."""
+def _check_front(path: Path, rows: list[Row], finalists: Container[str]) -> None:
+    """ValueError where a row is no cell of this front: a numbered finalist, and all that is drawn finite."""
     for place, row in enumerate(rows, start=1):
+        if row["number"] != str(place):
+            raise ValueError(f"{path}: damaged: row {place} has the number {row['number']}")
         try:
             genotypes.from_json(row["genotype"])
         except ValueError as error:
             raise ValueError(f"{path}: damaged: row {place}: {error}") from None
+        if row["genotype"] not in finalists:
+            raise ValueError(f"{path}: damaged: row {place}: its cell is none of finalists.csv")
         for column in NUMBERS:
             if column == "training_loss":  # need not be known
                 continue

@@ -39,9 +39,21 @@ class Front:
         for row in np.ascontiguousarray(rows, dtype=np.int64):
             key = row.tobytes()
             if key not in self._known:
-                self._known[key] = tuple(map(float, self._costs(self.space.architecture(row))))
+                self._known[key] = self._checked(self.space.architecture(row))
             found.append(self._known[key])
         return np.array(found).reshape(len(rows), -1)
+
+    def _checked(self, architecture: Architecture) -> tuple[float, ...]:
+        """Its costs; ValueError where they are not finite numbers, as many as of the architectures before."""
+        given = self._costs(architecture)
+        try:
+            found = tuple(float(cost) for cost in given)
+        except (TypeError, ValueError):
+            found = ()
+        number = len(next(iter(self._known.values()), found))
+        if not found or len(found) != number or not np.isfinite(found).all():
+            raise ValueError(f"costs of {architecture}: {given!r}; must be finite numbers, as many for each")
+        return found
 
     def _extreme(self, sign: float) -> np.ndarray:
         """The least (1) or the most (-1) that an architecture costs, found downhill for each cost."""

@@ -93,7 +93,8 @@ def costs_of(config: Any, task: Task, full_size: FullSize, folder: Path) -> Full
         measures[MEMORY] = lambda cell: counted(cell) / 2**30
         if memory.lightest > limits[MEMORY] * 2**30:
             raise ValueError(
-                f"--max_memory {config.max_memory}: cells of the lightest operation take "
+                f"--max_memory {config.max_memory}: no cell was found that keeps to it at --full_channels "
+                f"{full_size.C} --full_layers {full_size.layers}; cells of the lightest operation take "
                 f"{memory.lightest / 2**30:.3g} GiB with {config.memory_batch_size} images a step"
             )
     return FullSizeCosts(full_size, measures, limits, objectives, latency, memory)

@@ -135,6 +135,7 @@ class SearchRun:
             "kind": "search",
             "images": self.task.fingerprint,
             "prior": self._prior_checksum(),
+            "latency": self._latency_checksum(),
             "operations": definitions(self.config),
             "settings": _settings(self.config),
             "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
@@ -151,6 +152,11 @@ class SearchRun:
     def _write_tables(self) -> None:
         self.folder.write_table("history.csv", self.record.history)
         self.folder.write_table("generations.csv", self.record.generations)
+
+    def _latency_checksum(self) -> str | None:
+        if self.costs.latency is None:
+            return None
+        return hashlib.sha256(repr(self.costs.latency.table).encode()).hexdigest()
 
     def _prior_checksum(self) -> str | None:
         return None if self.earlier is None else hashlib.sha256(self.earlier.encode()).hexdigest()
@@ -184,6 +190,9 @@ class SearchRun:
             )
         if state.get("prior") != self._prior_checksum():
             raise ValueError(f"--resume {folder.path}: {prior.KEPT} is not the table that the run began with")
+        times = self._latency_checksum()
+        if state.get("latency", times) != times:  # runs of earlier versions have none
+            raise ValueError(f"--resume {folder.path}: {LATENCY} is not the table that the run began with")
         try:
             self._load_state(state)
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:

@@ -66,6 +66,16 @@ def test_limits_reach_from_the_cheapest_to_the_most_expensive() -> None:
     assert not front.keeps(rows((3,) * 5)).any()
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, "x"])
+def test_costs_that_are_no_finite_numbers_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        Front(SPACE, lambda one: (float(one[0]), wrong), seed=0)
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        Front(SPACE, lambda one: wrong, seed=0)
+    with pytest.raises(ValueError, match="as many for each"):
+        Front(SPACE, lambda one: (1.0,) * (1 + one[0] % 2), seed=0)
+
+
 def test_two_costs_have_limits_of_their_own() -> None:
     front = Front(SPACE, lambda one: (float(one[0]), float(9 - one[1])), seed=0)
     assert np.abs(np.corrcoef(front.limits.T)[0, 1]) < 0.4

@@ -182,6 +182,11 @@ def test_the_limit_holds_from_a_kept_table_and_after_a_stop(program: Program, tm
     code, out, err = start("--resume", "killed_limited")
     assert (code, "latency.json is missing" in one_line(err)) == (2, True)
     (program.folder / "kept.json").rename(kept)
+    text = kept.read_text()
+    kept.write_text(text.replace("100.0", "90.0"))
+    code, out, err = start("--resume", "killed_limited")
+    assert (code, "latency.json is not the table that the run began with" in one_line(err)) == (2, True)
+    kept.write_text(text)
     cached.unlink()  # and the run's own table is what it goes on with
     code, out, err = start("--resume", "killed_limited")
     assert code == 0, err
