@@ -372,6 +372,8 @@ COMPLETE = genotypes.to_json(
         ("front.csv", field("error", "nan"), "damaged: row 1, error: nan, and a front has finite numbers"),
         ("front.csv", field("parameters", ""), "damaged: row 1, parameters: nothing, and a front has"),
         ("front.csv", field("genotype", "{"), "damaged: row 1: no valid JSON"),
+        ("front.csv", field("number", "2"), "damaged: row 1 has the number 2"),
+        ("front.csv", field("genotype", COMPLETE), "damaged: row 1: its cell is none of finalists.csv"),
         ("front.csv", lambda text: text[:90], "damaged: a row is cut off"),
         ("front.csv", lambda text: text.splitlines()[0], "damaged: it has no rows"),
         ("front.csv", lambda text: "", "not a table of a search: it lacks the column number"),
