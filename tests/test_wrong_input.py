@@ -82,7 +82,10 @@ def refused(program: Program, *flags: object, largest_file: int = 0) -> str:
         ("--objectives error parameters --latency_batch_size 2", ["--latency_batch_size 2: no effect"]),
         ("--max_memory 0", ["--max_memory 0"]),
         ("--memory_batch_size 64", ["--memory_batch_size 64: no effect without --max_memory"]),
-        ("--max_memory 0.001", ["--max_memory 0.001: cells of the lightest operation take"]),
+        (
+            "--max_memory 0.001",
+            ["--max_memory 0.001: no cell was found", "cells of the lightest operation take"],
+        ),
     ],
 )
 def test_a_wrong_flag(program: Program, flags: str, words: list[str]) -> None:
