@@ -225,39 +225,45 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
 }
 
 
-def check(names: Sequence[str]) -> None:
-    """ValueError unless a search can use these operations: one that does not work, or none has weights."""
+def check(names: Sequence[str], channels: Sequence[int] = ()) -> None:
+    """ValueError unless a search can use these operations: one that does not work, or none has weights.
+
+    They are tried with 4 channels, and with those numbers that are given.
+    """
+    for C in channels:
+        for name in names:
+            weights_of(name, C)
     if not sum([weights_of(name) for name in names]):
         raise ValueError(
             f"--operations {' '.join(names)}: none of them has weights, so nothing would be learnt"
         )
 
 
-def weights_of(name: str) -> int:
-    """How many weights an operation has, of 4 channels and stride 1, after a trial.
+def weights_of(name: str, C: int = 4) -> int:
+    """How many weights an operation has, of so many channels and stride 1, after a trial.
 
     ValueError names the operation where it does not do what a cell expects.
     """
     try:
-        return _try(name)
+        return _try(name, C)
     except Exception as error:  # whatever code that is not ours may raise
         raise ValueError(f"operation {name} does not work: {str(error) or type(error).__name__}") from error
 
 
-def _try(name: str) -> int:
+def _try(name: str, C: int) -> int:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for stride, size in ((2, 3), (1, 5)):
-            module, images = OPS[name](4, stride, True), torch.randn(2, 4, 5, 5)
+            module, images = OPS[name](C, stride, True), torch.randn(2, C, 5, 5)
             _check_module(module)
             given = images.clone()
-            _check_images(module(given), stride, (2, 4, size, size))
+            _check_images(module(given), stride, (2, C, size, size))
             if not torch.equal(given, images):
                 raise ValueError("it changes its input in place")
             _check_layers(module)
-            _check_state(name, stride, module)
+            _check_state(name, C, stride, module)
             # What a network costs is counted on a batch without images.
-            _check_images(module.eval()(images[:0]), stride, (0, 4, size, size))
+            _check_images(module.eval()(images[:0]), stride, (0, C, size, size))
     return sum(weight.numel() for weight in module.parameters())
 
 
@@ -292,10 +298,10 @@ def _check_layers(module: nn.Module) -> None:
             )
 
 
-def _check_state(name: str, stride: int, module: nn.Module) -> None:
+def _check_state(name: str, C: int, stride: int, module: nn.Module) -> None:
     """ValueError unless the state dict is all that an operation keeps: networks are built without memory."""
     with torch.device("meta"):
-        other = OPS[name](4, stride, True)
+        other = OPS[name](C, stride, True)
     other.load_state_dict(module.state_dict(), assign=True)
     kept = [*other.parameters(), *other.buffers()]
     kept += [value for part in other.modules() for value in vars(part).values() if isinstance(value, Tensor)]

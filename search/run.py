@@ -227,7 +227,8 @@ def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[Se
     Of the folder only the tables are read that `keep_tables` wrote; nothing is written. Raises ValueError
     that names a flag where the images are missing or too few, an operation does not work, or a table is none.
     """
-    operations.check(Space.of(config).searched)
+    # A network doubles its channels twice; an odd number of them never meets stride 2.
+    operations.check(Space.of(config).searched, (2 * config.init_channels, 4 * config.init_channels))
     task, test = load_task(config, device)
     costs = costs_of(config, task, task.full_size(), Path(path))
     folder = RunFolder(path)

@@ -121,3 +121,12 @@ def test_operations_without_weights_are_refused_and_all_ours_work() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     with pytest.raises(ValueError, match="--operations none skip_connect: none of them has weights"):
         operations.check(["none", "skip_connect"])
+
+
+def test_an_operation_that_is_wrong_at_the_channels_of_the_network_is_named(monkeypatch):
+    monkeypatch.setitem(
+        operations.OPS, "own", lambda C, stride, affine: nn.Conv2d(C, min(C, 7), 3, stride, padding=1)
+    )
+    operations.check(["own"])
+    with pytest.raises(ValueError, match="operation own does not work"):
+        operations.check(["own"], (4, 8))
