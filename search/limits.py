@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common import distributed
+from common.run_folder import RunFolder
 from genotypes import AnyGenotype
 from model_search import FullSize
 from search.candidates import Task
@@ -115,7 +116,7 @@ def make_latency(config: Any, task: Task, full_size: FullSize, folder: Path) -> 
     )
 
     def read() -> Table:
-        if config.resume and (folder / "checkpoint.pt").exists() and not (folder / LATENCY).exists():
+        if config.resume and RunFolder(folder).checkpoint.exists() and not (folder / LATENCY).exists():
             raise ValueError(f"--resume {folder}: {LATENCY} is missing, by whose times cells were judged")
         return table_for(full_size, Space.of(config), conditions, folder / LATENCY)
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,9 +135,7 @@ class SearchRun:
         state = {
             "kind": "search",
             "images": self.task.fingerprint,
-            "prior": self._prior_checksum(),
-            "latency": self._latency_checksum(),
-            "operations": definitions(self.config),
+            **self._begun_with,
             "settings": _settings(self.config),
             "versions": {"torch": str(torch.__version__), "pairnas": checkpoint.VERSION},
             "search": self.search.state_dict(),
@@ -153,13 +152,13 @@ class SearchRun:
         self.folder.write_table("history.csv", self.record.history)
         self.folder.write_table("generations.csv", self.record.generations)
 
-    def _latency_checksum(self) -> str | None:
-        if self.costs.latency is None:
-            return None
-        return hashlib.sha256(repr(self.costs.latency.table).encode()).hexdigest()
-
-    def _prior_checksum(self) -> str | None:
-        return None if self.earlier is None else hashlib.sha256(self.earlier.encode()).hexdigest()
+    @cached_property
+    def _begun_with(self) -> dict[str, Any]:
+        """Checksums of what a resumed run must have the same: both tables, and the operations."""
+        times = None if self.costs.latency is None else repr(self.costs.latency.table)
+        tables = {"prior": self.earlier, "latency": times}
+        found = {name: None if text is None else _checksum(text) for name, text in tables.items()}
+        return found | {"operations": definitions(self.config)}
 
     def load_checkpoint(self) -> str | None:
         """Go on from the folder's newest good checkpoint; a run stopped before its first one starts anew.
@@ -182,16 +181,16 @@ class SearchRun:
             )
         if state["images"] != self.task.fingerprint:
             raise ValueError(f"--resume {folder.path}: --data holds other images than the run began with")
-        now = definitions(self.config)
-        if changed := [name for name, one in state.get("operations", now).items() if one != now.get(name)]:
+        ours = self._begun_with
+        now, then = ours["operations"], state.get("operations", ours["operations"])
+        if changed := [name for name, one in then.items() if one != now.get(name)]:
             raise ValueError(
                 f"--resume {folder.path}: {', '.join(changed)} in operations.py is defined otherwise than "
                 "when the run began"
             )
-        if state.get("prior") != self._prior_checksum():
+        if state.get("prior") != ours["prior"]:
             raise ValueError(f"--resume {folder.path}: {prior.KEPT} is not the table that the run began with")
-        times = self._latency_checksum()
-        if state.get("latency", times) != times:  # runs of earlier versions have none
+        if state.get("latency", ours["latency"]) != ours["latency"]:  # runs of earlier versions have none
             raise ValueError(f"--resume {folder.path}: {LATENCY} is not the table that the run began with")
         try:
             self._load_state(state)
@@ -274,8 +273,12 @@ def definitions(config: Any) -> dict[str, str]:
     for name in Space.of(config).searched:
         with torch.random.fork_rng(devices=[]):  # not on the meta device: one of a user's may not be able to
             modules = [repr(operations.OPS[name](4, stride, True)) for stride in (1, 2)]
-        found[name] = hashlib.sha256("".join(modules).encode()).hexdigest()
+        found[name] = _checksum("".join(modules))
     return found
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:
