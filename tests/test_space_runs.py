@@ -199,12 +199,17 @@ def blocks_of_the_page() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "spaces.md").read_text(), re.M | re.S)
 
 
-def test_the_operation_of_the_page_is_searched_trained_tested_drawn_and_exported(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test may add operations; they are gone after it."""
     monkeypatch.setattr(operations, "OPS", dict(operations.OPS))
     for name in ("model", "skeletons"):
         monkeypatch.setattr(sys.modules[name], "OPS", operations.OPS)
+
+
+def test_the_operation_of_the_page_is_searched_trained_tested_drawn_and_exported(
+    run, own_operations: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = "--operations group_conv_3x3 max_pool_3x3"
     code, _, err = run(train_search, " ".join(TINY), wanted)
@@ -230,11 +235,8 @@ def lazy(C: int, stride: int, affine: bool) -> nn.Module:
 
 
 def test_an_operation_that_cannot_be_trained_is_named_before_anything_is_written(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run, own_operations: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "OPS", dict(operations.OPS))
-    for name in ("model", "skeletons"):
-        monkeypatch.setattr(sys.modules[name], "OPS", operations.OPS)
     operations.OPS["lazy"] = lazy
     operations.OPS["bare"] = lambda C, stride, affine: lambda x: x[:, :, ::stride, ::stride]
     cell = genotypes.DARTS._replace(reduce=(("lazy", 0), *genotypes.DARTS.reduce[1:]))
