@@ -6,6 +6,7 @@ annotations/instances_val2017.json, images in val2017/) or a JSON file whose ima
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -68,7 +69,8 @@ class Boxes(NamedTuple):
 class Source:
     """The images of one or more parts: `images` and `masks` are paths or arrays, `boxes` of each image.
 
-    `classes` are the names of the labels 1, 2, ...; 0 is the background.
+    `classes` are the names of the labels 1, 2, ...; 0 is the background. `sizes` are the (width, height) that
+    each image must have, for its boxes to be of it.
     """
 
     name: str
@@ -76,15 +78,26 @@ class Source:
     images: Sequence[str] | NDArray[np.uint8]
     boxes: Sequence[Boxes] | None = None
     masks: Sequence[str] | NDArray[np.uint8] | None = None
+    sizes: Sequence[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def image(self, index: int) -> Tensor:
-        """uint8 (3, H, W). ValueError names a file that cannot be read."""
+        """uint8 (3, H, W), as stored, whatever its EXIF data say: as torchvision and pycocotools read it.
+
+        ValueError names a file that cannot be read, or has another size than its annotation says.
+        """
         image: Any = self.images[index]
         if isinstance(image, str):
-            image = np.array(files.open_image(image).convert("RGB"))
+            path, image = image, np.array(files.open_image(image, upright=False).convert("RGB"))
+            size = image.shape[1], image.shape[0]
+            if self.sizes and size != self.sizes[index]:
+                stored, told = ("x".join(map(str, each)) for each in (size, self.sizes[index]))
+                raise ValueError(
+                    f"{path}: is stored as {stored} pixels, but its annotation is for {told}; boxes are of "
+                    "the pixels as stored, which EXIF data do not turn"
+                )
         return torch.from_numpy(image).permute(2, 0, 1)
 
     def mask(self, index: int) -> Tensor:
@@ -100,14 +113,15 @@ class Source:
     def subset(self, indices: Sequence[int]) -> Source:
         """The images of these indices."""
         pick: Callable[[Any], Any] = lambda each: None if each is None else [each[i] for i in indices]  # noqa: E731
-        return Source(self.name, self.classes, pick(self.images), pick(self.boxes), pick(self.masks))
+        each = (pick(x) for x in (self.images, self.boxes, self.masks, self.sizes))
+        return Source(self.name, self.classes, *each)
 
     def with_boxes(self) -> Source:
         """For training: without ignored objects, and without the images that then have none."""
         if self.boxes is None:
             return self
         kept = [boxes.chosen(~boxes.ignored) for boxes in self.boxes]
-        found = Source(self.name, self.classes, self.images, kept, self.masks)
+        found = dataclasses.replace(self, boxes=kept)
         return found.subset([i for i, boxes in enumerate(kept) if len(boxes.labels)])
 
     def fingerprint(self) -> str:
@@ -122,7 +136,7 @@ class Source:
 
 def _labels(path: str) -> NDArray[np.uint8]:
     """The labels of a mask file: the indices of its palette, or its greys."""
-    image = files.open_image(path)
+    image = files.open_image(path, upright=False)
     if image.mode not in ("P", "L"):
         raise ValueError(f"{path}: mode {image.mode}: needed are labels, as a palette's indices or as greys")
     return np.array(image)
@@ -152,10 +166,29 @@ def load(name: str, data: str | Path, parts: Sequence[str], masks: bool, train: 
         if each.classes != first.classes:
             raise ValueError(f"--data {root}: {part} has other classes than {parts[0]}")
     together: Callable[[str], Any] = lambda key: [x for each in found for x in getattr(each, key) or ()]  # noqa: E731
-    label = f"{name} {' '.join(parts)}"
-    return Source(
-        label, first.classes, together("images"), together("boxes") or None, together("masks") or None
-    )
+    lists: list[Any] = [together(key) or None for key in ("images", "boxes", "masks", "sizes")]
+    return Source(f"{name} {' '.join(parts)}", first.classes, *lists)
+
+
+def _check_files(root: Path, part: str, paths: Sequence[str]) -> None:
+    """FileNotFoundError names the first image or mask that is missing, before anything is trained."""
+    if missing := next((path for path in paths if not Path(path).is_file()), None):
+        raise FileNotFoundError(f"--data {root}: part {part}: there is no {missing}")
+
+
+def inside(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> list[list[float]]:
+    """Boxes as corners, cut off at the edges of an image of (width, height).
+
+    torchvision's reference does so too. ValueError where nothing is left.
+    """
+    cut = []
+    for x1, y1, x2, y2 in boxes:
+        cut.append([max(0.0, x1), max(0.0, y1), min(size[0], x2), min(size[1], y2)])
+        if not (cut[-1][0] < cut[-1][2] and cut[-1][1] < cut[-1][3]):
+            raise ValueError(
+                f"the box {x1:g} {y1:g} {x2:g} {y2:g} lies outside its image of {size[0]}x{size[1]} pixels"
+            )
+    return cut
 
 
 # --- PASCAL VOC
@@ -172,7 +205,10 @@ def _voc_names(root: Path, part: str, kind: str) -> tuple[Path, list[str]]:
     listing = folder / "ImageSets" / kind / f"{name}.txt"
     if not listing.is_file():
         raise FileNotFoundError(f"--data {root}: part {part}: there is no {listing}")
-    names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+    try:
+        names = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{listing}: is no text ({error})") from None
     if not names:
         raise ValueError(f"{listing}: names no image")
     if odd := next((name for name in names if Path(name).name != name), None):
@@ -183,34 +219,60 @@ def _voc_names(root: Path, part: str, kind: str) -> tuple[Path, list[str]]:
 def _voc_boxes(root: Path, part: str) -> Source:
     folder, names = _voc_names(root, part, "Main")
     images = [str(folder / "JPEGImages" / f"{name}.jpg") for name in names]
-    boxes = [_voc_annotation(folder / "Annotations" / f"{name}.xml") for name in names]
-    return Source("voc", VOC_CLASSES, images, boxes=boxes)
+    _check_files(root, part, images)
+    each = [
+        _voc_annotation(folder / "Annotations" / f"{name}.xml", image)
+        for name, image in zip(names, images, strict=True)
+    ]
+    boxes, sizes = zip(*each, strict=True)
+    return Source("voc", VOC_CLASSES, images, boxes=boxes, sizes=sizes)
 
 
 def _voc_masks(root: Path, part: str) -> Source:
     folder, names = _voc_names(root, part, "Segmentation")
     images = [str(folder / "JPEGImages" / f"{name}.jpg") for name in names]
-    return Source(
-        "voc", VOC_CLASSES, images, masks=[str(folder / "SegmentationClass" / f"{n}.png") for n in names]
-    )
+    masks = [str(folder / "SegmentationClass" / f"{name}.png") for name in names]
+    _check_files(root, part, images + masks)
+    return Source("voc", VOC_CLASSES, images, masks=masks)
 
 
-def _voc_annotation(path: Path) -> Boxes:
-    """The objects of an annotation. VOC counts pixels from 1 and the last one in: x1 - 1 to x2 here."""
+def _voc_annotation(path: Path, image: str) -> tuple[Boxes, tuple[int, int]]:
+    """The objects of an annotation, and its image's size: that of the file `image` where it tells none.
+
+    VOC counts pixels from 1 and the last one in: x1 - 1 to x2 here.
+    """
     boxes, labels, difficult = [], [], []
     try:
-        for entry in ElementTree.parse(path).getroot().iter("object"):
-            x1, y1, x2, y2 = (
-                float(entry.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")
-            )
-            if not (0 < x1 <= x2 < 1e6 and 0 < y1 <= y2 < 1e6):
+        root = ElementTree.parse(path).getroot()
+        for entry in root.iter("object"):
+            x1, y1, x2, y2 = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
+            if not (x1 <= x2 and y1 <= y2):
                 raise ValueError(f"no box: {x1:g} {y1:g} {x2:g} {y2:g}")
             boxes.append([x1 - 1, y1 - 1, x2, y2])
-            labels.append(VOC_CLASSES.index(entry.findtext("name", "").strip()) + 1)
+            if (name := entry.findtext("name", "").strip()) not in VOC_CLASSES:
+                raise ValueError(
+                    f"class {name!r}: VOC has {', '.join(VOC_CLASSES)}; for your own there is --set coco"
+                )
+            labels.append(VOC_CLASSES.index(name) + 1)
             difficult.append(entry.findtext("difficult", "0").strip() == "1")
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+        size = (0, 0)
+        if root.find("size") is not None:
+            size = int(_number(root, "size/width")), int(_number(root, "size/height"))
+        size = size if all(size) else files.image_size(image)  # some tools write 0
+        boxes = inside(boxes, size)
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise ValueError(f"{path}: no annotation of VOC ({' '.join(str(error).split())})") from None
-    return Boxes.of(boxes, labels, difficult)
+    return Boxes.of(boxes, labels, difficult), size
+
+
+def _number(entry: ElementTree.Element, name: str) -> float:
+    text = entry.findtext(name, "").strip()
+    try:
+        if abs(value := float(text)) < 1e6:
+            return value
+    except ValueError:
+        pass
+    raise ValueError(f"{name} {text!r}: must be a number below 1e6")
 
 
 # --- COCO
@@ -228,16 +290,36 @@ def _coco(root: Path, part: str) -> Source:
         categories = sorted((int(entry["id"]), str(entry["name"])) for entry in found["categories"])
         label = {number: place for place, (number, _) in enumerate(categories, start=1)}
         objects: dict[Any, list[Any]] = {entry["id"]: [] for entry in found["images"]}
-        for entry in found["annotations"]:
-            x, y, w, h = (float(value) for value in entry["bbox"])
-            row = [x, y, x + w, y + h], label[entry["category_id"]], bool(entry.get("iscrowd", 0))
-            if w > 0 and h > 0:  # COCO has a few that are none
-                objects[entry["image_id"]].append((*row, float(entry.get("area", w * h))))
+        if len(label) < len(categories) or len(objects) < len(found["images"]):
+            raise ValueError("an id of its categories or images is there twice")
         images = [str(folder / entry["file_name"]) for entry in found["images"]]
-        columns = (tuple(zip(*objects[entry["id"]], strict=True)) or ((), ()) for entry in found["images"])
+        _check_files(root, part, images)
+        sizes = [_coco_size(entry, path) for entry, path in zip(found["images"], images, strict=True)]
+        size = dict(zip(objects, sizes, strict=True))
+        for place, entry in enumerate(found["annotations"]):
+            for key, known in (("category_id", label), ("image_id", objects)):
+                if entry[key] not in known:
+                    raise ValueError(f"annotation {place}: {key} {entry[key]!r} is not in the file")
+            x, y, w, h = (float(value) for value in entry["bbox"])
+            if not (all(abs(value) < 1e6 for value in (x, y, w, h)) and w >= 0 and h >= 0):
+                raise ValueError(f"annotation {place}: bbox {entry['bbox']} is no x, y, width, height")
+            if w > 0 and h > 0:  # COCO has a few that are none
+                (box,) = inside([[x, y, x + w, y + h]], size[entry["image_id"]])
+                row = box, label[entry["category_id"]], bool(entry.get("iscrowd", 0))
+                objects[entry["image_id"]].append((*row, float(entry.get("area", w * h))))
+        columns = (tuple(zip(*rows, strict=True)) or ((), ()) for rows in objects.values())
         boxes = [Boxes.of(*each) for each in columns]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: no COCO annotations ({type(error).__name__}: {error})") from None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{file}: no COCO annotations ({reason})") from None
     if not categories or not images:
         raise ValueError(f"{file}: has no categories, or no images")
-    return Source("coco", tuple(name for _, name in categories), images, boxes=boxes)
+    return Source("coco", tuple(name for _, name in categories), images, boxes=boxes, sizes=sizes)
+
+
+def _coco_size(entry: dict[str, Any], image: str) -> tuple[int, int]:
+    """Width and height of an image: that of the file where its entry tells none."""
+    size = int(entry.get("width") or 0), int(entry.get("height") or 0)
+    return size if all(size) else files.image_size(image)

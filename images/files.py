@@ -197,6 +197,16 @@ def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.ui
     return array[..., None] if array.ndim == 2 else array
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of an image as stored; its pixels are not decoded. ValueError names the file."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
+            return file.size
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as an image ({reason})") from None
+
+
 def limit_pixels(megapixels: float) -> None:
     """Let no image of more pixels be decoded, in this process and those that it forks."""
     Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6)
@@ -215,9 +225,10 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, upright: bool = True) -> Image.Image:
     """A whole image, turned upright as its EXIF data say. ValueError names a file that cannot be read.
 
+    `upright=False` leaves the pixels as they are stored, which is what boxes and masks are drawn on.
     Nothing is decoded of an image of more pixels than `limit_pixels` allows. 16 bits become the upper 8;
     colours Pillow itself brings down. More than 16 bits are refused.
     """
@@ -233,7 +244,7 @@ def open_image(path: str | Path) -> Image.Image:
                 file.load()
             image: Image.Image = file
             with contextlib.suppress(*UNREADABLE):  # left as it is where the EXIF data are damaged
-                image = ImageOps.exif_transpose(file)
+                image = ImageOps.exif_transpose(file) if upright else file
         if sixteen:
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         # Pillow warns of a palette with transparency that becomes colours without it in one step.

@@ -75,17 +75,72 @@ def test_masks_of_voc_are_the_indices_of_their_palette(voc):
     [
         ("Annotations/a.xml", "<annotation>", "no annotation of VOC"),
         ("Annotations/a.xml", ANNOTATION.format(difficult=0, x1=21), "no box: 21"),
-        ("Annotations/a.xml", ANNOTATION.format(difficult=0, x1="nan"), "no box"),
-        ("Annotations/a.xml", ANNOTATION.format(difficult=0, x1=1).replace("dog", "unicorn"), "not in tuple"),
+        ("Annotations/a.xml", ANNOTATION.format(difficult=0, x1="nan"), "xmin 'nan': must be a number"),
+        (
+            "Annotations/a.xml",
+            ANNOTATION.format(difficult=0, x1=1).replace("dog", "unicorn"),
+            "class 'unicorn': VOC has aeroplane",
+        ),
+        ("Annotations/a.xml", ANNOTATION.format(difficult=0, x1=1).replace("<xmin>1</xmin>", ""), "xmin ''"),
+        (
+            "Annotations/a.xml",
+            ANNOTATION.format(difficult=0, x1=41).replace("<xmax>20", "<xmax>60"),
+            "box 40 2 60 30 lies outside its image of 40x32",
+        ),
+        ("Annotations/a.xml", "<?xml version='1.0' encoding='none'?><annotation/>", "no annotation of VOC"),
+        ("ImageSets/Main/trainval.txt", b"\xff\xfe", "is no text"),
         ("ImageSets/Main/trainval.txt", "\n", "names no image"),
         ("ImageSets/Main/trainval.txt", "../a\n", "no name of an image"),
     ],
 )
 def test_damaged_files_of_voc(voc, file, content, words):
-    (voc / "VOC2007" / file).write_text(content)
+    (voc / "VOC2007" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=words) as error:
         sources.load("voc", voc, ["2007-trainval"], masks=False, train=True)
     assert file in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["JPEGImages/b.jpg", "SegmentationClass/b.png"])
+def test_a_missing_file_is_named_before_anything_is_read(voc, file):
+    (voc / "VOC2007" / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"part 2007-trainval: there is no .*{file}"):
+        sources.load("voc", voc, ["2007-trainval"], masks="png" in file, train=True)
+
+
+SIZE = "<size><width>{}</width><height>{}</height></size><object>"
+
+
+@pytest.mark.parametrize("size", ["", SIZE.format(0, 0), SIZE.format(40, 32)])
+def test_boxes_are_cut_off_at_the_edge_of_their_image(voc, size):
+    content = ANNOTATION.format(difficult=0, x1=0).replace("<xmax>20", "<xmax>44")
+    (voc / "VOC2007" / "Annotations" / "a.xml").write_text(content.replace("<object>", size or "<object>"))
+    source = sources.load("voc", voc, ["2007-trainval"], masks=False, train=True)
+    assert source.boxes[0].boxes.tolist() == [[0, 2, 40, 30]]  # of 40x32
+    assert source.sizes[0] == (40, 32)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_boxes_and_masks_are_those_of_the_stored_pixels(voc, masks):
+    """EXIF data do not turn an image whose annotation is not turned, as in torchvision and pycocotools."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: 32x40
+    image = Image.new("RGB", (40, 32))
+    image.paste((250, 250, 250), (0, 0, 20, 32))
+    image.save(voc / "VOC2007" / "JPEGImages" / "a.jpg", exif=exif)
+    source = sources.load("voc", voc, ["2007-trainval"], masks=masks, train=True)
+    _, seen, _ = Scenes(source)[0]
+    assert seen.shape == (3, 32, 40)
+    assert seen[:, :, :18].min() > 200 > 50 > seen[:, :, 22:].max()
+
+
+def test_an_annotation_of_the_turned_image_is_an_error(voc):
+    path = voc / "VOC2007" / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace("<object>", SIZE.format(32, 40)))
+    source = sources.load("voc", voc, ["2007-trainval"], masks=False, train=True)
+    with pytest.raises(
+        ValueError, match=r"a\.jpg: is stored as 40x32 pixels, but its annotation is for 32x40"
+    ):
+        Scenes(source.subset([0, 1]))[0]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +153,7 @@ def test_parts_that_are_not_there(voc, part, words):
 
 COCO = {
     "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
-    "images": [{"id": 5, "file_name": "a.png"}, {"id": 6, "file_name": "b.png"}],
+    "images": [{"id": 5, "file_name": "a.png"}, {"id": 6, "file_name": "b.png", "width": 16, "height": 8}],
     "annotations": [
         {"image_id": 5, "category_id": 7, "bbox": [1, 2, 10, 20], "area": 50, "iscrowd": 0},
         {"image_id": 5, "category_id": 3, "bbox": [0, 0, 5, 0]},
@@ -107,13 +162,25 @@ COCO = {
 }
 
 
+def coco(file, content=None):
+    """A JSON file; the images beside it, or in the folder of its name."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content or COCO))
+    folder = file.parent
+    if folder.name == "annotations":
+        folder = folder.parent / file.stem.removeprefix("instances_")
+    folder.mkdir(exist_ok=True)
+    for name, size in (("a.png", (30, 30)), ("b.png", (16, 8))):
+        Image.new("RGB", size).save(folder / name)
+
+
 def test_coco_json_by_name_and_by_file(tmp_path):
     for file in (tmp_path / "annotations" / "instances_mine.json", tmp_path / "other" / "boxes.json"):
-        file.parent.mkdir()
-        file.write_text(json.dumps(COCO))
+        coco(file)
     source = sources.load("coco", tmp_path, ["mine"], masks=False, train=True)
     assert source.classes == ("dog", "cat")  # in the order of their numbers
     assert source.images == [str(tmp_path / "mine" / name) for name in ("a.png", "b.png")]
+    assert source.sizes == [(30, 30), (16, 8)]
     boxes = source.boxes[0]
     assert boxes.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 5, 5]]
     assert (boxes.labels.tolist(), boxes.areas.tolist()) == ([2, 1], [50, 25])
@@ -121,21 +188,37 @@ def test_coco_json_by_name_and_by_file(tmp_path):
     assert len(source.boxes[1].labels) == 0
     other = sources.load("coco", tmp_path, ["other/boxes.json"], masks=False, train=True)
     assert other.images[0] == str(tmp_path / "other" / "a.png")
+    (tmp_path / "other" / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"part other/boxes\.json: there is no .*b\.png"):
+        sources.load("coco", tmp_path, ["other/boxes.json"], masks=False, train=True)
+
+
+def annotation(**more):
+    return {"annotations": [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1]} | more]}
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        {"images": []},
-        {"annotations": [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
-        {"annotations": [{"image_id": 5, "category_id": 3, "bbox": [0, 0, 1]}]},
-        {"categories": 3},
+        ({"images": [], "annotations": []}, "no images"),
+        ({"images": [{"id": 5}]}, "there is no 'file_name'"),
+        ({"images": COCO["images"][:1] * 2}, "twice"),
+        ({"categories": [{"id": 3, "name": "dog"}, {"id": 3, "name": "cat"}]}, "twice"),
+        (annotation(category_id=1), "annotation 0: category_id 1 is not in the file"),
+        (annotation(image_id=1), "annotation 0: image_id 1 is not in the file"),
+        (annotation(bbox=[0, 0, 1]), "not enough values"),
+        (annotation(bbox=[0, 0, -1, 1]), "annotation 0: bbox"),
+        (annotation(bbox=[0, 0, float("nan"), 1]), "annotation 0: bbox"),
+        (annotation(bbox=[30, 0, 5, 5]), "the box 30 0 35 5 lies outside its image of 30x30"),
+        ({"categories": 3}, "not iterable"),
+        ({"images": [3]}, "boxes.json"),
     ],
 )
-def test_damaged_coco_json(tmp_path, change):
-    (tmp_path / "boxes.json").write_text(json.dumps(COCO | change))
-    with pytest.raises(ValueError, match=r"boxes\.json"):
+def test_damaged_coco_json(tmp_path, change, words):
+    coco(tmp_path / "boxes.json", COCO | change)
+    with pytest.raises(ValueError, match=r"boxes\.json: ") as error:
         sources.load("coco", tmp_path, ["boxes.json"], masks=False, train=True)
+    assert words in str(error.value)
 
 
 def test_the_scenes_of_digits_are_the_same_each_time_and_their_boxes_fit_their_masks():
