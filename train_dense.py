@@ -55,6 +55,8 @@ class DenseFlags:
     """channels of the feature pyramid and the heads; default 256, digits 64"""
     box_scales: tuple[float, ...] = ()
     """smallest and largest default box of ssdlite, as shares of the image; default 0.2 0.95"""
+    background_prior: float | None = None
+    """share of background that a segmentation head begins with; default 0, as drawn; digits 0.94"""
     arch: str = "RelativeNAS"
     """name in genotypes.py, JSON file, or folder of a search"""
     init_channels: int | None = None
@@ -102,7 +104,7 @@ class Config(RunFlags, DenseFlags):  # the fields of the last one come first
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum", 0, 1)
         check_range(self, "max_megapixels", 0, 1e6, open_low=True)
-        check_range(self, "validate", 0, 0.99)
+        check_range(self, "validate background_prior", 0, 0.99)
         genotypes.check_arch(self)
         self._check_effects()
         names = ("torchmetrics",) if self.model in SEGMENTERS else ("torchmetrics", "pycocotools")
@@ -111,19 +113,24 @@ class Config(RunFlags, DenseFlags):  # the fields of the last one come first
     def _check_effects(self) -> None:
         if self.head_channels and self.model in (*SEGMENTERS, "ssdlite"):
             raise ValueError(f"--head_channels {self.head_channels}: no effect with --model {self.model}")
+        if self.background_prior is not None and self.model not in SEGMENTERS:
+            raise ValueError(
+                f"--background_prior {self.background_prior}: no effect with --model {self.model}"
+            )
+        scales, strides = (" ".join(map(str, each)) for each in (self.box_scales, self.strides))
         if self.box_scales and self.model != "ssdlite":
-            raise ValueError(f"--box_scales {self.box_scales}: no effect with --model {self.model}")
+            raise ValueError(f"--box_scales {scales}: no effect with --model {self.model}")
         if self.box_scales and not (
             len(self.box_scales) == 2 and 0 < self.box_scales[0] < self.box_scales[1] <= 1
         ):
-            raise ValueError(f"--box_scales {self.box_scales}: needed are two shares, the first one smaller")
+            raise ValueError(f"--box_scales {scales}: needed are two shares, the first one smaller")
         if self.head_channels and self.head_channels % 32:
             raise ValueError(f"--head_channels {self.head_channels}: must be a multiple of 32")
         if self.freeze_norm and not self.weights:
             raise ValueError("--freeze_norm: has no effect but harm without --weights")
         maps = {"lraspp": 2, "deeplabv3": 1}.get(self.model, len(self.strides))
         if self.strides and len(self.strides) != maps:
-            raise ValueError(f"--strides {self.strides}: --model {self.model} reads {maps} of them")
+            raise ValueError(f"--strides {strides}: --model {self.model} reads {maps} of them")
         if self.validate and self.test_parts:
             raise ValueError("--test_parts: no effect with --validate")
         if self.set == "digits":
@@ -240,7 +247,9 @@ def draw(config: Config, facts: dict[str, Any], device: torch.device) -> tuple[A
         try:
             model: Any = dense_card.assemble(network, facts)
         except ValueError as error:
-            raise ValueError(f"--strides: {error}") from None
+            raise ValueError(f"--strides {' '.join(map(str, config.strides))}: {error}") from None
+        if config.background_prior:
+            model.begin_with_background(config.background_prior)
     return place(model, config.channels_last, device), origin
 
 

@@ -19,6 +19,8 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from model import Cell, Network
 
+LARGEST_STRIDE = 4096  # a map of two pixels a side, of the largest image
+
 
 class Backbone(nn.Module):
     """A copy of a full network that gives, for each of its strides, the last map of that stride, rectified.
@@ -35,7 +37,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.genotype = network.genotype
         own = output_strides(network)
-        self.strides = check_strides(own, own if strides is None else strides)
+        self.strides = check_strides(own, tuple(dict.fromkeys(own)) if strides is None else strides)
         self.network = copy.deepcopy(network)
         del self.network.classifier
         if hasattr(self.network, "auxiliary_head"):
@@ -96,14 +98,16 @@ def output_strides(network: Network) -> list[int]:
 
 
 def check_strides(own: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
-    """The distinct strides; ValueError where they do not rise, or the network has no way to them."""
-    chosen = tuple(dict.fromkeys(strides))
+    """The strides; ValueError where they do not rise, or the network has no way to them."""
+    chosen = tuple(strides)
     for stride in chosen:
-        if stride not in own and (stride <= own[-1] or stride & (stride - 1)):
+        if stride not in own and (stride <= own[-1] or stride & (stride - 1) or stride > LARGEST_STRIDE):
             names = ", ".join(map(str, dict.fromkeys(own)))
-            raise ValueError(f"stride {stride}: the network has {names}; beyond, powers of two are possible")
+            raise ValueError(
+                f"stride {stride}: the network has {names}; beyond, powers of two to {LARGEST_STRIDE}"
+            )
     if not chosen or any(low >= high for low, high in pairwise(chosen)):
-        raise ValueError(f"strides {' '.join(map(str, chosen))}: must rise, and be one or more")
+        raise ValueError("strides must rise, and be one or more")
     return chosen
 
 

@@ -9,6 +9,7 @@ Label 0 is the background, everywhere.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -151,6 +152,19 @@ class Segmenter(nn.Module):
     @property
     def backbone(self) -> nn.Module:
         return self.model.backbone  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def begin_with_background(self, share: float) -> None:
+        """Let the last biases give the background this probability in every pixel, and the others the same.
+
+        As RetinaNet begins (arXiv 1708.02002, 4.1): where nearly all pixels are background, the first steps
+        else teach that alone, at a loss so large that what tells the classes apart is spoilt.
+        """
+        head: Any = self.model.classifier
+        lasts = [head.low_classifier, head.high_classifier] if isinstance(self.model, LRASPP) else [head[-1]]
+        for last in lasts:
+            last.bias.zero_()
+        lasts[0].bias[0] = math.log(share / (1 - share) * (len(lasts[0].bias) - 1))
 
     def forward(self, images: list[Tensor], targets: list[Tensor] | None = None) -> Any:
         if targets is not None and self.training:

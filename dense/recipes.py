@@ -24,6 +24,7 @@ class Recipe(NamedTuple):
     layers: int = 14
     warmup_steps: int = 1000
     box_scales: tuple[float, ...] = ()  # of SSDLite
+    background_prior: float | None = None  # of the masks
     workers: int = 8
 
 

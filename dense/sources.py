@@ -69,16 +69,13 @@ class Boxes(NamedTuple):
 class Source:
     """The images of one or more parts: `images` and `masks` are paths or arrays, `boxes` of each image.
 
-    `classes` are the names of the labels 1, 2, ...; 0 is the background. `sizes` are the (width, height) that
-    each image must have, for its boxes to be of it.
-    """
+    `classes` are the names of the labels 1, 2, ...; 0 is the background."""
 
     name: str
     classes: tuple[str, ...]
     images: Sequence[str] | NDArray[np.uint8]
     boxes: Sequence[Boxes] | None = None
     masks: Sequence[str] | NDArray[np.uint8] | None = None
-    sizes: Sequence[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,18 +83,11 @@ class Source:
     def image(self, index: int) -> Tensor:
         """uint8 (3, H, W), as stored, whatever its EXIF data say: as torchvision and pycocotools read it.
 
-        ValueError names a file that cannot be read, or has another size than its annotation says.
+        ValueError names a file that cannot be read.
         """
         image: Any = self.images[index]
         if isinstance(image, str):
-            path, image = image, np.array(files.open_image(image, upright=False).convert("RGB"))
-            size = image.shape[1], image.shape[0]
-            if self.sizes and size != self.sizes[index]:
-                stored, told = ("x".join(map(str, each)) for each in (size, self.sizes[index]))
-                raise ValueError(
-                    f"{path}: is stored as {stored} pixels, but its annotation is for {told}; boxes are of "
-                    "the pixels as stored, which EXIF data do not turn"
-                )
+            image = np.array(files.open_image(image, upright=False).convert("RGB"))
         return torch.from_numpy(image).permute(2, 0, 1)
 
     def mask(self, index: int) -> Tensor:
@@ -113,8 +103,7 @@ class Source:
     def subset(self, indices: Sequence[int]) -> Source:
         """The images of these indices."""
         pick: Callable[[Any], Any] = lambda each: None if each is None else [each[i] for i in indices]  # noqa: E731
-        each = (pick(x) for x in (self.images, self.boxes, self.masks, self.sizes))
-        return Source(self.name, self.classes, *each)
+        return Source(self.name, self.classes, pick(self.images), pick(self.boxes), pick(self.masks))
 
     def with_boxes(self) -> Source:
         """For training: without ignored objects, and without the images that then have none."""
@@ -166,14 +155,29 @@ def load(name: str, data: str | Path, parts: Sequence[str], masks: bool, train: 
         if each.classes != first.classes:
             raise ValueError(f"--data {root}: {part} has other classes than {parts[0]}")
     together: Callable[[str], Any] = lambda key: [x for each in found for x in getattr(each, key) or ()]  # noqa: E731
-    lists: list[Any] = [together(key) or None for key in ("images", "boxes", "masks", "sizes")]
+    lists: list[Any] = [together(key) or None for key in ("images", "boxes", "masks")]
     return Source(f"{name} {' '.join(parts)}", first.classes, *lists)
 
 
+# What is wrong with a file is said before anything is trained, not hours later when the image's turn comes.
+
+
 def _check_files(root: Path, part: str, paths: Sequence[str]) -> None:
-    """FileNotFoundError names the first image or mask that is missing, before anything is trained."""
+    """FileNotFoundError names the first image or mask that is not there."""
     if missing := next((path for path in paths if not Path(path).is_file()), None):
         raise FileNotFoundError(f"--data {root}: part {part}: there is no {missing}")
+
+
+def _size(image: str, told: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """(width, height) of an image as stored; ValueError where its annotation tells another. Some tell 0."""
+    size = files.image_size(image)
+    if all(told) and told != size:
+        (width, height), (w, h) = size, told
+        raise ValueError(
+            f"{image} is stored as {width}x{height} pixels, but its annotation is for {w}x{h}; boxes are of "
+            "the pixels as stored, which EXIF data do not turn"
+        )
+    return size
 
 
 def inside(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> list[list[float]]:
@@ -220,12 +224,11 @@ def _voc_boxes(root: Path, part: str) -> Source:
     folder, names = _voc_names(root, part, "Main")
     images = [str(folder / "JPEGImages" / f"{name}.jpg") for name in names]
     _check_files(root, part, images)
-    each = [
+    boxes = [
         _voc_annotation(folder / "Annotations" / f"{name}.xml", image)
         for name, image in zip(names, images, strict=True)
     ]
-    boxes, sizes = zip(*each, strict=True)
-    return Source("voc", VOC_CLASSES, images, boxes=boxes, sizes=sizes)
+    return Source("voc", VOC_CLASSES, images, boxes=boxes)
 
 
 def _voc_masks(root: Path, part: str) -> Source:
@@ -233,11 +236,14 @@ def _voc_masks(root: Path, part: str) -> Source:
     images = [str(folder / "JPEGImages" / f"{name}.jpg") for name in names]
     masks = [str(folder / "SegmentationClass" / f"{name}.png") for name in names]
     _check_files(root, part, images + masks)
+    for image, mask in zip(images, masks, strict=True):
+        if (size := files.image_size(image)) != (other := files.image_size(mask)):
+            raise ValueError(f"{mask}: has {other[0]}x{other[1]} pixels, its image {size[0]}x{size[1]}")
     return Source("voc", VOC_CLASSES, images, masks=masks)
 
 
-def _voc_annotation(path: Path, image: str) -> tuple[Boxes, tuple[int, int]]:
-    """The objects of an annotation, and its image's size: that of the file `image` where it tells none.
+def _voc_annotation(path: Path, image: str) -> Boxes:
+    """The objects of an annotation of the file `image`.
 
     VOC counts pixels from 1 and the last one in: x1 - 1 to x2 here.
     """
@@ -255,14 +261,13 @@ def _voc_annotation(path: Path, image: str) -> tuple[Boxes, tuple[int, int]]:
                 )
             labels.append(VOC_CLASSES.index(name) + 1)
             difficult.append(entry.findtext("difficult", "0").strip() == "1")
-        size = (0, 0)
+        told = (0, 0)
         if root.find("size") is not None:
-            size = int(_number(root, "size/width")), int(_number(root, "size/height"))
-        size = size if all(size) else files.image_size(image)  # some tools write 0
-        boxes = inside(boxes, size)
+            told = int(_number(root, "size/width")), int(_number(root, "size/height"))
+        boxes = inside(boxes, _size(image, told))
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise ValueError(f"{path}: no annotation of VOC ({' '.join(str(error).split())})") from None
-    return Boxes.of(boxes, labels, difficult), size
+    return Boxes.of(boxes, labels, difficult)
 
 
 def _number(entry: ElementTree.Element, name: str) -> float:
@@ -294,8 +299,10 @@ def _coco(root: Path, part: str) -> Source:
             raise ValueError("an id of its categories or images is there twice")
         images = [str(folder / entry["file_name"]) for entry in found["images"]]
         _check_files(root, part, images)
-        sizes = [_coco_size(entry, path) for entry, path in zip(found["images"], images, strict=True)]
-        size = dict(zip(objects, sizes, strict=True))
+        size = {
+            entry["id"]: _size(image, (int(entry.get("width") or 0), int(entry.get("height") or 0)))
+            for entry, image in zip(found["images"], images, strict=True)
+        }
         for place, entry in enumerate(found["annotations"]):
             for key, known in (("category_id", label), ("image_id", objects)):
                 if entry[key] not in known:
@@ -316,10 +323,4 @@ def _coco(root: Path, part: str) -> Source:
         raise ValueError(f"{file}: no COCO annotations ({reason})") from None
     if not categories or not images:
         raise ValueError(f"{file}: has no categories, or no images")
-    return Source("coco", tuple(name for _, name in categories), images, boxes=boxes, sizes=sizes)
-
-
-def _coco_size(entry: dict[str, Any], image: str) -> tuple[int, int]:
-    """Width and height of an image: that of the file where its entry tells none."""
-    size = int(entry.get("width") or 0), int(entry.get("height") or 0)
-    return size if all(size) else files.image_size(image)
+    return Source("coco", tuple(name for _, name in categories), images, boxes=boxes)

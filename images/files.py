@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from utils import locked, say
 
@@ -197,16 +197,6 @@ def read_image(path: str | Path, image_size: int | None = None) -> NDArray[np.ui
     return array[..., None] if array.ndim == 2 else array
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of an image as stored; its pixels are not decoded. ValueError names the file."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
-            return file.size
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as an image ({reason})") from None
-
-
 def limit_pixels(megapixels: float) -> None:
     """Let no image of more pixels be decoded, in this process and those that it forks."""
     Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6)
@@ -225,30 +215,18 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def open_image(path: str | Path, upright: bool = True) -> Image.Image:
-    """A whole image, turned upright as its EXIF data say. ValueError names a file that cannot be read.
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+    """An image file whose pixels are not decoded yet.
 
-    `upright=False` leaves the pixels as they are stored, which is what boxes and masks are drawn on.
-    Nothing is decoded of an image of more pixels than `limit_pixels` allows. 16 bits become the upper 8;
-    colours Pillow itself brings down. More than 16 bits are refused.
+    ValueError, here or inside, names one that cannot be read or has more pixels than `limit_pixels` allows.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
             pixels = file.width * file.height
             if pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError(f"it has {pixels / 1e6:.1f} megapixels")
-            sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
-            if file.mode[0] in "IF" and not sixteen:
-                raise ValueError(f"its values have mode {file.mode}, more than 16 bits: convert it")
-            with _silent() if file.format == "TIFF" else contextlib.nullcontext():
-                file.load()
-            image: Image.Image = file
-            with contextlib.suppress(*UNREADABLE):  # left as it is where the EXIF data are damaged
-                image = ImageOps.exif_transpose(file) if upright else file
-        if sixteen:
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        # Pillow warns of a palette with transparency that becomes colours without it in one step.
-        return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+            yield file
     except Image.DecompressionBombError as error:  # Pillow's own, in words of pixels, at twice the limit
         most = f"allowed are {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:g} megapixels, see --max_megapixels"
         raise ValueError(f"{path} cannot be read as an image ({error}; {most})") from None
@@ -257,3 +235,31 @@ def open_image(path: str | Path, upright: bool = True) -> Image.Image:
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as an image ({reason})") from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of an image as stored, from its first bytes. ValueError names a file that is none."""
+    with _opened(path) as file:
+        return file.size
+
+
+def open_image(path: str | Path, upright: bool = True) -> Image.Image:
+    """A whole image, turned upright as its EXIF data say. ValueError names a file that cannot be read.
+
+    `upright=False` leaves the pixels as they are stored, which is what boxes and masks are drawn on.
+    Nothing is decoded of an image of more pixels than `limit_pixels` allows. 16 bits become the upper 8;
+    colours Pillow itself brings down. More than 16 bits are refused.
+    """
+    with _opened(path) as file:
+        sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
+        if file.mode[0] in "IF" and not sixteen:
+            raise ValueError(f"its values have mode {file.mode}, more than 16 bits: convert it")
+        with _silent() if file.format == "TIFF" else contextlib.nullcontext():
+            file.load()
+        image: Image.Image = file
+        with contextlib.suppress(*UNREADABLE):  # left as it is where the EXIF data are damaged
+            image = ImageOps.exif_transpose(file) if upright else file
+        if sixteen:
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        # Pillow warns of a palette with transparency that becomes colours without it in one step.
+        return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image

@@ -66,7 +66,7 @@ def test_a_small_network_gets_further_reductions():
     assert [tuple(x.shape[2:]) for x in maps.values()] == [(13, 9), (7, 5), (2, 2)]
 
 
-@pytest.mark.parametrize("strides", [(), (16, 8), (12,), (2, 8), (64, 96)])
+@pytest.mark.parametrize("strides", [(), (16, 8), (8, 8), (12,), (2, 8), (64, 96), (8, 8192)])
 def test_strides_that_cannot_be(network, strides):
     with pytest.raises(ValueError, match="stride"):
         Backbone(network, strides)
@@ -149,6 +149,17 @@ def test_segmentation_does_not_count_what_is_255(network):
     probabilities = model.model(torch.stack(images).sub(model.mean).div(model.std))["out"].log_softmax(1)
     expected = -probabilities[:, 1, :, :32].mean()
     assert torch.allclose(model(images, outside)["segmentation"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_a_head_may_begin_with_a_share_of_background(name, network):
+    model = small(name, network)
+    model.begin_with_background(0.9)
+    lasts = [part for part in model.model.modules() if isinstance(part, nn.Conv2d) and part.out_channels == 4]
+    for last in lasts:
+        nn.init.zeros_(last.weight)
+    shares = model.train().model(torch.rand(2, 3, 64, 64))["out"].softmax(1)
+    assert torch.allclose(shares.mean((0, 2, 3)), torch.tensor([0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3]))
 
 
 def test_costs_are_those_of_layers_counted_by_hand(network):

@@ -88,6 +88,8 @@ def large():
         (network(channels=4).state_dict(), {}, "another network: stem.0.weight has shape (12, 1, 3, 3)"),
         (with_nan(network().state_dict()), {}, "its weights are not finite numbers"),
         ({"kind": "search", "epoch": 3}, {}, "how far a search is; needed is a network's model.pt"),
+        ({"kind": "dense"}, {}, "a detector or segmentation network, no classifier; needed is a network's"),
+        ({"kind": "train_dense"}, {}, "a checkpoint of train_dense; needed is a network's"),
         ({"kind": "train", "network": {}}, {}, "of an older version, which does not describe its network"),
         ({"classifier.bias": torch.ones(3)}, {}, "another network: stem.0.weight is missing"),
         ({"state_dict": 3}, {}, "no checkpoint of a network"),

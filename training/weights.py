@@ -191,7 +191,12 @@ def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str
     path = str(config.weights)
     state = checkpoint.load(path)
     if state.get("kind", "network") not in ("network", *TRAININGS):
-        raise ValueError(f"--weights {path}: how far a search is; needed is a network's model.pt")
+        kinds = {
+            "search": "how far a search is",
+            "dense": "a detector or segmentation network, no classifier",
+        }
+        what = kinds.get(str(state["kind"]), f"a checkpoint of {state['kind']}")
+        raise ValueError(f"--weights {path}: {what}; needed is a network's model.pt")
     with card.reading("weights", path):
         try:
             state = card.so_far(state) if state.get("kind") in TRAININGS else state
