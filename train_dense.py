@@ -213,6 +213,9 @@ def load(config: Config) -> tuple[Scenes, Scenes]:
     train = train.with_boxes()
     if train.classes != measured.classes:
         raise ValueError(f"--data {config.data}: training and test images have different classes")
+    for part, each in (("training", train), ("held-out" if config.validate else "test", measured)):
+        if each.boxes is not None and not any((~boxes.ignored).any() for boxes in each.boxes):
+            raise ValueError(f"--data {config.data}: no {part} image has an object that counts")
     smallest = 2 * distributed.world_size()
     if not smallest <= (config.batch_size or 0) <= len(train):
         raise ValueError(

@@ -6,12 +6,13 @@ annotations/instances_val2017.json, images in val2017/) or a JSON file whose ima
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,9 +127,15 @@ class Source:
 def _labels(path: str) -> NDArray[np.uint8]:
     """The labels of a mask file: the indices of its palette, or its greys."""
     image = files.open_image(path, upright=False)
-    if image.mode not in ("P", "L"):
-        raise ValueError(f"{path}: mode {image.mode}: needed are labels, as a palette's indices or as greys")
+    _check_mode(path, image.mode)
     return np.array(image)
+
+
+def _check_mode(path: str, mode: str) -> None:
+    if mode not in ("P", "L"):
+        raise ValueError(
+            f"{path}: mode {mode}: needed are labels, as a palette's indices or as greys of 8 bits"
+        )
 
 
 def load(name: str, data: str | Path, parts: Sequence[str], masks: bool, train: bool) -> Source:
@@ -148,6 +155,10 @@ def load(name: str, data: str | Path, parts: Sequence[str], masks: bool, train: 
     parts = parts or DEFAULT_PARTS[name, masks][0 if train else 1]
     if not root.is_dir():
         raise FileNotFoundError(f"--data {root}: there is no such folder")
+    odd = next((part for part in parts if name == "voc" and not re.fullmatch(r"\d{4}-\w+", part)), None)
+    if odd is not None:
+        flag = "--train_parts" if train else "--test_parts"
+        raise ValueError(f"{flag} {odd}: of VOC a part is YEAR-SET, such as 2007-trainval")
     read = {"voc": _voc_masks if masks else _voc_boxes, "coco": _coco}[name]
     found = [read(root, part) for part in parts]
     first = found[0]
@@ -168,16 +179,27 @@ def _check_files(root: Path, part: str, paths: Sequence[str]) -> None:
         raise FileNotFoundError(f"--data {root}: part {part}: there is no {missing}")
 
 
-def _size(image: str, told: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-    """(width, height) of an image as stored; ValueError where its annotation tells another. Some tell 0."""
-    size = files.image_size(image)
+def _check_size(size: tuple[int, int], told: tuple[int, int]) -> None:
+    """ValueError where an annotation tells another size than its image has, as stored. Some tell 0."""
     if all(told) and told != size:
         (width, height), (w, h) = size, told
         raise ValueError(
-            f"{image} is stored as {width}x{height} pixels, but its annotation is for {w}x{h}; boxes are of "
-            "the pixels as stored, which EXIF data do not turn"
+            f"it is for {w}x{h} pixels, its image is stored as {width}x{height}; boxes are of the pixels as "
+            "stored, which EXIF data do not turn"
         )
-    return size
+
+
+@contextlib.contextmanager
+def _in(what: str) -> Iterator[None]:
+    """Around reading a part of a file: ValueError says in which the mistake is."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{what}: there is no {error}") from None
+    except RecursionError:
+        raise ValueError(f"{what}: nested too deeply") from None
+    except (OSError, ElementTree.ParseError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{what}: {' '.join(str(error).split())}") from None
 
 
 def inside(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> list[list[float]]:
@@ -200,8 +222,6 @@ def inside(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> list[list
 
 def _voc_names(root: Path, part: str, kind: str) -> tuple[Path, list[str]]:
     """The folder of the year, and the names of its images in the set, of ImageSets/`kind`."""
-    if not re.fullmatch(r"\d{4}-\w+", part):
-        raise ValueError(f"part {part!r}: of VOC a part is YEAR-SET, such as 2007-trainval")
     year, _, name = part.partition("-")
     folder = next((f for f in (root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}") if f.is_dir()), None)
     if folder is None:
@@ -237,7 +257,9 @@ def _voc_masks(root: Path, part: str) -> Source:
     masks = [str(folder / "SegmentationClass" / f"{name}.png") for name in names]
     _check_files(root, part, images + masks)
     for image, mask in zip(images, masks, strict=True):
-        if (size := files.image_size(image)) != (other := files.image_size(mask)):
+        (size, _), (other, mode) = files.image_header(image), files.image_header(mask)
+        _check_mode(mask, mode)
+        if size != other:
             raise ValueError(f"{mask}: has {other[0]}x{other[1]} pixels, its image {size[0]}x{size[1]}")
     return Source("voc", VOC_CLASSES, images, masks=masks)
 
@@ -248,8 +270,13 @@ def _voc_annotation(path: Path, image: str) -> Boxes:
     VOC counts pixels from 1 and the last one in: x1 - 1 to x2 here.
     """
     boxes, labels, difficult = [], [], []
-    try:
+    size, _ = files.image_header(image)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such annotation")
+    with _in(f"{path}: no annotation of VOC"):
         root = ElementTree.parse(path).getroot()
+        if root.find("size") is not None:
+            _check_size(size, (int(_number(root, "size/width")), int(_number(root, "size/height"))))
         for entry in root.iter("object"):
             x1, y1, x2, y2 = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
             if not (x1 <= x2 and y1 <= y2):
@@ -261,12 +288,7 @@ def _voc_annotation(path: Path, image: str) -> Boxes:
                 )
             labels.append(VOC_CLASSES.index(name) + 1)
             difficult.append(entry.findtext("difficult", "0").strip() == "1")
-        told = (0, 0)
-        if root.find("size") is not None:
-            told = int(_number(root, "size/width")), int(_number(root, "size/height"))
-        boxes = inside(boxes, _size(image, told))
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{path}: no annotation of VOC ({' '.join(str(error).split())})") from None
+        boxes = inside(boxes, size)
     return Boxes.of(boxes, labels, difficult)
 
 
@@ -290,37 +312,46 @@ def _coco(root: Path, part: str) -> Source:
         file, folder = root / "annotations" / f"instances_{part}.json", root / part
     if not file.is_file():
         raise FileNotFoundError(f"--data {root}: part {part}: there is no {file}")
-    try:
+    with _in(f"{file}: no COCO annotations"):
         found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"holds a {type(found).__name__}, not a dictionary")
         categories = sorted((int(entry["id"]), str(entry["name"])) for entry in found["categories"])
         label = {number: place for place, (number, _) in enumerate(categories, start=1)}
         objects: dict[Any, list[Any]] = {entry["id"]: [] for entry in found["images"]}
         if len(label) < len(categories) or len(objects) < len(found["images"]):
             raise ValueError("an id of its categories or images is there twice")
-        images = [str(folder / entry["file_name"]) for entry in found["images"]]
-        _check_files(root, part, images)
-        size = {
-            entry["id"]: _size(image, (int(entry.get("width") or 0), int(entry.get("height") or 0)))
-            for entry, image in zip(found["images"], images, strict=True)
-        }
-        for place, entry in enumerate(found["annotations"]):
-            for key, known in (("category_id", label), ("image_id", objects)):
-                if entry[key] not in known:
-                    raise ValueError(f"annotation {place}: {key} {entry[key]!r} is not in the file")
-            x, y, w, h = (float(value) for value in entry["bbox"])
-            if not (all(abs(value) < 1e6 for value in (x, y, w, h)) and w >= 0 and h >= 0):
-                raise ValueError(f"annotation {place}: bbox {entry['bbox']} is no x, y, width, height")
-            if w > 0 and h > 0:  # COCO has a few that are none
-                (box,) = inside([[x, y, x + w, y + h]], size[entry["image_id"]])
-                row = box, label[entry["category_id"]], bool(entry.get("iscrowd", 0))
-                objects[entry["image_id"]].append((*row, float(entry.get("area", w * h))))
-        columns = (tuple(zip(*rows, strict=True)) or ((), ()) for rows in objects.values())
-        boxes = [Boxes.of(*each) for each in columns]
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{file}: no COCO annotations ({reason})") from None
+        images = [str(folder / str(entry["file_name"])) for entry in found["images"]]
     if not categories or not images:
         raise ValueError(f"{file}: has no categories, or no images")
+    _check_files(root, part, images)
+    sizes = {number: files.image_header(image)[0] for number, image in zip(objects, images, strict=True)}
+    for place, entry in enumerate(found["images"]):
+        with _in(f"{file}: image {place}"):
+            _check_size(sizes[entry["id"]], (int(entry.get("width") or 0), int(entry.get("height") or 0)))
+    with _in(f"{file}: no COCO annotations"):
+        for place, entry in enumerate(found["annotations"]):
+            with _in(f"annotation {place}"):
+                row = _coco_object(entry, label, sizes)
+            if row is not None:
+                objects[entry["image_id"]].append(row)
+    columns = (tuple(zip(*rows, strict=True)) or ((), ()) for rows in objects.values())
+    boxes = [Boxes.of(*each) for each in columns]
     return Source("coco", tuple(name for _, name in categories), images, boxes=boxes)
+
+
+def _coco_object(
+    entry: dict[str, Any], label: dict[int, int], sizes: dict[Any, tuple[int, int]]
+) -> tuple[list[float], int, bool, float] | None:
+    """Corners, label, whether it is a crowd, area; None for a box without area, of which COCO has a few."""
+    for key, known in (("category_id", label), ("image_id", sizes)):
+        if entry[key] not in known:
+            raise ValueError(f"{key} {entry[key]!r} is not in the file")
+    x, y, w, h = (float(value) for value in entry["bbox"])
+    area = float(entry.get("area", w * h))
+    if not (all(abs(value) < 1e6 for value in (x, y, w, h)) and w >= 0 and h >= 0 and 0 <= area < 1e12):
+        raise ValueError(f"bbox {entry['bbox']} and area {area:g} are no x, y, width, height and area")
+    if w == 0 or h == 0:
+        return None
+    (box,) = inside([[x, y, x + w, y + h]], sizes[entry["image_id"]])
+    return box, label[entry["category_id"]], bool(entry.get("iscrowd", 0)), area

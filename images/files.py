@@ -237,10 +237,10 @@ def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
         raise ValueError(f"{path} cannot be read as an image ({reason})") from error
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of an image as stored, from its first bytes. ValueError names a file that is none."""
+def image_header(path: str | Path) -> tuple[tuple[int, int], str]:
+    """((width, height), Pillow's mode) of an image as stored, undecoded. ValueError as `open_image`."""
     with _opened(path) as file:
-        return file.size
+        return file.size, file.mode
 
 
 def open_image(path: str | Path, upright: bool = True) -> Image.Image:

@@ -65,6 +65,9 @@ def test_masks_of_voc_are_the_indices_of_their_palette(voc):
     Image.new("RGB", (40, 32)).save(path)
     with pytest.raises(ValueError, match="mode RGB"):
         source.mask(1)
+    Image.fromarray(np.full((32, 40), 12, np.uint16)).save(path)  # of which only the upper bits would be read
+    with pytest.raises(ValueError, match=r"b\.png: mode I;16: needed are labels"):
+        sources.load("voc", voc, ["2007-trainval"], masks=True, train=True)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
     with pytest.raises(ValueError, match="differ in size"):  # it was changed after the start
         list(Scenes(source).batches(2, torch.device("cpu")))
@@ -138,9 +141,7 @@ def test_boxes_and_masks_are_those_of_the_stored_pixels(voc, masks):
 def test_an_annotation_of_the_turned_image_is_an_error(voc):
     path = voc / "VOC2007" / "Annotations" / "a.xml"
     path.write_text(path.read_text().replace("<object>", SIZE.format(32, 40)))
-    with pytest.raises(
-        ValueError, match=r"a\.jpg is stored as 40x32 pixels, but its annotation is for 32x40"
-    ):
+    with pytest.raises(ValueError, match=r"a\.xml: .*it is for 32x40 pixels, its image is stored as 40x32"):
         sources.load("voc", voc, ["2007-trainval"], masks=False, train=True)
 
 
@@ -158,7 +159,7 @@ COCO = {
 def coco(file, content=None):
     """A JSON file; the images beside it, or in the folder of its name."""
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(content or COCO))
+    file.write_text(json.dumps(COCO if content is None else content))
     folder = file.parent
     if folder.name == "annotations":
         folder = folder.parent / file.stem.removeprefix("instances_")
@@ -201,14 +202,17 @@ def annotation(**more):
         (annotation(bbox=[0, 0, 1]), "not enough values"),
         (annotation(bbox=[0, 0, -1, 1]), "annotation 0: bbox"),
         (annotation(bbox=[0, 0, float("nan"), 1]), "annotation 0: bbox"),
-        ({"images": [COCO["images"][0] | {"width": 9, "height": 30}]}, "a.png is stored as 30x30"),
+        ({"images": [COCO["images"][0] | {"width": 9, "height": 30}]}, "image 0: it is for 9x30 pixels"),
         (annotation(bbox=[30, 0, 5, 5]), "the box 30 0 35 5 lies outside its image of 30x30"),
         ({"categories": 3}, "not iterable"),
-        ({"images": [3]}, "boxes.json"),
+        ({"images": [3]}, "not subscriptable"),
+        (annotation(bbox=None), "annotation 0: "),
+        (annotation(area=float("nan")), "area nan"),
+        ([], "holds a list"),
     ],
 )
 def test_damaged_coco_json(tmp_path, change, words):
-    coco(tmp_path / "boxes.json", COCO | change)
+    coco(tmp_path / "boxes.json", COCO | change if change else change)
     with pytest.raises(ValueError, match=r"boxes\.json: ") as error:
         sources.load("coco", tmp_path, ["boxes.json"], masks=False, train=True)
     assert words in str(error.value)

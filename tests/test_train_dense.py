@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import shutil
 import signal
 
 import numpy as np
@@ -284,6 +285,17 @@ def test_a_wrong_flag_gets_one_line(voc, tmp_path, run, flags, words):
     assert err.count("\n") == 1
     for word in words:
         assert word in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("part", "words"), [("trainval", "no training image"), ("test", "no test image")])
+def test_images_without_objects_get_one_line(voc, tmp_path, run, part, words):
+    shutil.copytree(voc, tmp_path / "voc")
+    for path in (tmp_path / "voc" / "VOC2007" / "Annotations").glob(f"{part}*"):
+        path.write_text("<annotation/>")
+    code, _, err = run(train_dense, f"{parts(tmp_path / 'voc')} {BOXES} --save", tmp_path / "run")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert words in err
     assert not (tmp_path / "run").exists()
 
 
