@@ -115,6 +115,9 @@ def test(model: Any, state: dict[str, Any], config: Config, precision: str) -> N
     with reading("model_path", config.model_path):
         scenes = load_images(state, config)
     facts, classes = state["model"], state["images"]["classes"]
+    first = [scenes.source.image(index) for index in range(min(DRAWN, len(scenes)) if config.draw else 0)]
+    if len({x.shape for x in first}) > 1:
+        raise ValueError(f"--draw {config.draw}: the images differ in size; draw them with --predict")
     say(f"{config.model_path}: {facts['name']}, tested on {len(scenes)} images of {scenes.source.name}")
     result = loop.evaluate(model, scenes, config, precision)
     found = costs(model, facts["image_size"])
@@ -128,10 +131,7 @@ def test(model: Any, state: dict[str, Any], config: Config, precision: str) -> N
         origin |= {"network": state["network"], "images": len(scenes), "milliseconds": milliseconds}
         write_atomically(config.json, json.dumps(origin | found | result, indent=1) + "\n")
     if config.draw is not None:
-        first = [scenes.source.image(index) for index in range(min(DRAWN, len(scenes)))]
         drawn = [pictures.draw(x, look(model, x, precision), classes, 2) for x in first]
-        if len({x.shape for x in drawn}) > 1:
-            raise ValueError(f"--draw {config.draw}: the images differ in size; draw them with --predict")
         pictures.save(pictures.grid(drawn), Path(config.draw))
 
 

@@ -46,7 +46,12 @@ def describe(
 
 def load(path: str) -> tuple[nn.Module, dict[str, Any]]:
     """The model in evaluation mode, and its description. ValueError, in one line, for any other file."""
-    state = checkpoint.load(path, KIND)
+    state = checkpoint.load(path)
+    if state.get("kind") != KIND:
+        kind = state.get("kind", "something else")
+        raise ValueError(
+            f"--model_path {path}: not a checkpoint of {KIND}, but of {kind}; needed is one of train_dense.py"
+        )
     try:
         facts, network, classes = state["model"], state["network"], state["images"]["classes"]
         numbers = [

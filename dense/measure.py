@@ -92,7 +92,9 @@ def detection(
         raise ValueError("none of the tested images has an object that counts")
 
     def resampled(chosen: NDArray[np.int64]) -> float:
-        return float(np.nanmean([average_precision([rows[i] for i in chosen]) for rows in present]))
+        values = [average_precision([rows[i] for i in chosen]) for rows in present]
+        # Of few images, none that was drawn may have an object.
+        return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
     return {
         "ap50": float(np.nanmean(each)),

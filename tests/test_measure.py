@@ -66,6 +66,13 @@ def test_nothing_to_find_is_an_error_and_nothing_found_is_none():
     assert measure.detection([nothing] * 2, TRUTH, ["cat"])["ap50"] == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_resamples_without_objects_are_left_out_of_the_interval():
+    nothing = found([], [], [])
+    result = measure.detection([FOUND[0], nothing], [Boxes.of([square(0)], [1]), Boxes.of([], [])], ["cat"])
+    assert result["ap50_interval"] == [1, 1]
+
+
 def test_an_overlap_of_exactly_a_half_is_enough():
     truth = Boxes.of([[0, 0, 10, 10]], [1])
     for width, right in ((5, True), (4.9, False)):

@@ -163,6 +163,18 @@ def test_the_test_finds_what_the_training_found(finished, tmp_path, run):
     assert "ms for one image" in out
 
 
+def test_images_of_different_sizes_are_not_drawn_side_by_side(voc, finished, tmp_path, run):
+    shutil.copytree(voc, tmp_path / "voc")
+    folder = tmp_path / "voc" / "VOC2007"
+    Image.new("RGB", (50, 50)).save(folder / "JPEGImages" / "test2.jpg")
+    (folder / "Annotations" / "test2.xml").write_text("<annotation/>")
+    flags = ["--data", tmp_path / "voc", "--draw", tmp_path / "a.png", "--json", tmp_path / "a.json"]
+    code, out, err = run(test_dense, "--model_path", finished / "model.pt", *flags)
+    assert (code, out) == (2, "")  # before the test, whose result would be lost
+    assert f"--draw {tmp_path / 'a.png'}: the images differ in size" in err
+    assert not list(tmp_path.glob("a.*"))
+
+
 def test_two_processes_find_the_same(finished, program: Program):
     flags = ["--model_path", finished / "model.pt", "--device", "cpu", "--json", "two.json"]
     code, _, err = program.run_two(*flags, script="test_dense")
@@ -302,7 +314,7 @@ def test_images_without_objects_get_one_line(voc, tmp_path, run, part, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: state.update(kind="network"), "not a checkpoint of dense"),
+        (lambda state: state.update(kind="network"), "not a checkpoint of dense, but of network; needed is"),
         (lambda state: state["model"].update(name="yolo"), "no checkpoint of a dense model"),
         (lambda state: state["model"].update(strides=[8, 16, 10**9]), "no checkpoint of a dense model"),
         (lambda state: state["network"].update(C=8), "another network"),
