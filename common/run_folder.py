@@ -33,7 +33,12 @@ from utils import stop_printing, temporary_files, write_atomically
 
 Config = TypeVar("Config")
 # A flag of each program that the others do not have: tells whose settings are in a folder.
-PROGRAMS = {"train_search.py": "pop_size", "train_imagenet.py": "workers", "train.py": "schedule"}
+PROGRAMS = {  # flags that only its runs have, together
+    "train_search.py": ("pop_size",),
+    "train_dense.py": ("strides",),
+    "train_imagenet.py": ("workers", "auxiliary"),
+    "train.py": ("schedule", "drop_path_prob"),
+}
 SETTINGS, LOG, CHECKPOINT = "config.json", "log.txt", "checkpoint.pt"
 
 
@@ -222,7 +227,7 @@ def read_settings(path: str | Path, config: type[Config], flag: str = "resume") 
     hints = get_type_hints(config)
     unknown = sorted(set(stored) - set(hints))
     for program, own in PROGRAMS.items():
-        if own in unknown:
+        if set(own) <= set(stored) and set(own) & set(unknown):
             how = f"{program} --resume {path}"
             raise ValueError(f"--{flag} {path}: is a run of {program}; it goes on with: {how}")
     if unknown or not stored:

@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from PIL import Image, ImageDraw
 
 import genotypes
 import test_dense
+import train
 import train_dense
+import train_imagenet
+import train_search
 from common import checkpoint
 from common.flags import parse
 from dense import card, loop, models
@@ -108,6 +112,22 @@ def test_a_run_leaves_its_epochs_and_a_card(finished):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in json.loads((finished / "config.json").read_text()).items()
     }
+
+
+@pytest.mark.parametrize("script", [train, train_imagenet, train_search])
+def test_a_run_of_another_program_is_named(finished, tmp_path, run, script):
+    program = Path(script.__file__).name
+    code, _, err = run(script, "--resume", finished)
+    assert (code, err) == (
+        2,
+        f"{program}: --resume {finished}: is a run of train_dense.py; "
+        f"it goes on with: train_dense.py --resume {finished}\n",
+    )
+    settings = {field.name: field.default for field in dataclasses.fields(script.Config)}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    code, _, err = run(train_dense, "--resume", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"is a run of {program}" in err
 
 
 def test_killed_and_resumed_it_is_the_same_run(voc, finished, program: Program):
