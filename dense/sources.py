@@ -225,7 +225,7 @@ def _voc_names(root: Path, part: str, kind: str) -> tuple[Path, list[str]]:
     year, _, name = part.partition("-")
     folder = next((f for f in (root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}") if f.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(f"--data {root}: there is no folder VOC{year}")
+        raise FileNotFoundError(f"--data {root}: part {part}: there is no folder VOC{year}")
     listing = folder / "ImageSets" / kind / f"{name}.txt"
     if not listing.is_file():
         raise FileNotFoundError(f"--data {root}: part {part}: there is no {listing}")

@@ -463,3 +463,12 @@ def test_the_backbones_of_the_digits_detector() -> None:
     ):
         low, high = interval
         assert f"{100 * value:.2f}% ({100 * low:.2f} to {100 * high:.2f})" in text
+
+
+def test_the_masks_of_the_digits() -> None:
+    card = record("2026-11-26-dense-digits/masks/card.json")
+    low, high = card["result"]["test_mean_iou_interval"]
+    figure = f"{100 * card['result']['test_mean_iou']:.2f}% ({100 * low:.2f} to {100 * high:.2f})"
+    text = " ".join((ROOT / "docs" / "dense.md").read_text().split())
+    assert f"a mean IoU of {figure}" in text
+    assert f"in {card['training_seconds'] / 60:.0f} minutes" in text

@@ -53,7 +53,7 @@ def voc(tmp_path_factory):
     for part, count in (("trainval", 8), ("test", 5)):
         names = [f"{part}{number}" for number in range(count)]
         for name in names:
-            image, mask = Image.new("RGB", (90, 70), (20, 90, 30)), Image.new("P", (90, 70), 0)
+            image, mask = Image.new("RGB", (90, 70), (20, 90, 30)), Image.new("L", (90, 70), 0)
             objects = ""
             for kind, label, x in (("cat", 8, 2), ("dog", 12, 50)):
                 x1, y1 = int(x + random.integers(0, 8)), int(random.integers(2, 20))
@@ -160,6 +160,8 @@ def test_masks_stopped_in_mid_epoch_and_resumed(voc, tmp_path, run, monkeypatch)
     assert_same(tmp_path / "stopped", tmp_path / "whole")
     state = checkpoint.load(tmp_path / "whole" / "model.pt", card.KIND)
     assert 0 <= state["result"]["test_mean_iou"] <= 1
+    known = state["result"]["test_iou_of_class"].items()
+    assert {"background", "cat", "dog"} <= {name for name, value in known if value is not None}
     code, out, err = run(
         test_dense, "--model_path", tmp_path / "whole" / "model.pt", "--draw", tmp_path / "a.png"
     )
