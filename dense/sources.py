@@ -34,6 +34,7 @@ DEFAULT_PARTS = {  # (set, whether masks are wanted): what trains, what is teste
     ("voc", True): (("2012-train",), ("2012-val",)),
     ("coco", False): (("train2017",), ("val2017",)),
 }
+THINNEST = 0.01  # pixels of a box; thinner ones become none where they are scaled, in float32
 OUTSIDE = 255  # in masks: a pixel that counts for nothing
 
 
@@ -202,19 +203,18 @@ def _in(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {' '.join(str(error).split())}") from None
 
 
-def inside(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> list[list[float]]:
-    """Boxes as corners, cut off at the edges of an image of (width, height).
+def inside(box: Sequence[float], size: tuple[int, int]) -> list[float] | None:
+    """Corners cut off at the edges of an image of (width, height), as torchvision's reference does.
 
-    torchvision's reference does so too. ValueError where nothing is left.
+    None for what is thinner than `THINNEST`; ValueError for a box outside the image.
     """
-    cut = []
-    for x1, y1, x2, y2 in boxes:
-        cut.append([max(0.0, x1), max(0.0, y1), min(size[0], x2), min(size[1], y2)])
-        if not (cut[-1][0] < cut[-1][2] and cut[-1][1] < cut[-1][3]):
-            raise ValueError(
-                f"the box {x1:g} {y1:g} {x2:g} {y2:g} lies outside its image of {size[0]}x{size[1]} pixels"
-            )
-    return cut
+    (x1, y1, x2, y2), (width, height) = box, size
+    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+        raise ValueError(
+            f"the box {x1:g} {y1:g} {x2:g} {y2:g} lies outside its image of {width}x{height} pixels"
+        )
+    cut = [max(0.0, x1), max(0.0, y1), min(width, x2), min(height, y2)]
+    return cut if min(cut[2] - cut[0], cut[3] - cut[1]) >= THINNEST else None
 
 
 # --- PASCAL VOC
@@ -281,14 +281,15 @@ def _voc_annotation(path: Path, image: str) -> Boxes:
             x1, y1, x2, y2 = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
             if not (x1 <= x2 and y1 <= y2):
                 raise ValueError(f"no box: {x1:g} {y1:g} {x2:g} {y2:g}")
-            boxes.append([x1 - 1, y1 - 1, x2, y2])
             if (name := entry.findtext("name", "").strip()) not in VOC_CLASSES:
                 raise ValueError(
                     f"class {name!r}: VOC has {', '.join(VOC_CLASSES)}; for your own there is --set coco"
                 )
+            if (box := inside((x1 - 1, y1 - 1, x2, y2), size)) is None:
+                continue
+            boxes.append(box)
             labels.append(VOC_CLASSES.index(name) + 1)
             difficult.append(entry.findtext("difficult", "0").strip() == "1")
-        boxes = inside(boxes, size)
     return Boxes.of(boxes, labels, difficult)
 
 
@@ -351,7 +352,6 @@ def _coco_object(
     area = float(entry.get("area", w * h))
     if not (all(abs(value) < 1e6 for value in (x, y, w, h)) and w >= 0 and h >= 0 and 0 <= area < 1e12):
         raise ValueError(f"bbox {entry['bbox']} and area {area:g} are no x, y, width, height and area")
-    if w == 0 or h == 0:
+    if w == 0 or h == 0 or (box := inside((x, y, x + w, y + h), sizes[entry["image_id"]])) is None:
         return None
-    (box,) = inside([[x, y, x + w, y + h]], sizes[entry["image_id"]])
     return box, label[entry["category_id"]], bool(entry.get("iscrowd", 0)), area

@@ -151,6 +151,7 @@ COCO = {
     "annotations": [
         {"image_id": 5, "category_id": 7, "bbox": [1, 2, 10, 20], "area": 50, "iscrowd": 0},
         {"image_id": 5, "category_id": 3, "bbox": [0, 0, 5, 0]},
+        {"image_id": 5, "category_id": 3, "bbox": [20, 0, 1e-7, 5]},  # in float32 it has no width
         {"image_id": 5, "category_id": 3, "bbox": [0, 0, 5, 5], "iscrowd": 1},
     ],
 }
