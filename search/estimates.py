@@ -59,6 +59,10 @@ class SharedWeights:
             winning, losing = (a, b) if fast == "a" else (b, a)
             self.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
 
+    def age(self, cell: AnyGenotype) -> float:
+        """How far the weights have trained that a candidate would start from, in [0, 1]."""
+        return self.weight_set.age(cell)
+
     def tensors(self) -> dict[str, Tensor]:
         """All that candidates start from, by name."""
         return self.weight_set.tensors

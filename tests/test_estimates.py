@@ -64,6 +64,16 @@ def test_shared_weights_train_both_of_every_pair() -> None:
     assert estimate.cost(pair(0, DARTS, DARTS)) == 2
 
 
+def test_a_search_on_shared_weights_tells_its_predictor_how_old_they_were(program: Program) -> None:
+    folder = program.folder / "aged"
+    program.search("--save", "aged")
+    state = checkpoint.load(folder / "checkpoint.pt", "search")
+    ages = state["search"]["predictor"]["ages"]
+    assert (ages[0] == 0).all(), "nothing had trained before the first pair"
+    assert (ages[1:] > 0).any()
+    assert ((ages >= 0) & (ages < 1)).all()
+
+
 @pytest.fixture(scope="module")
 def alone(program: Program) -> Path:
     program.search(*ALONE.split(), "--save", "lone")
