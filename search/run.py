@@ -28,7 +28,7 @@ from genotypes import from_json, to_json
 from images import sets
 from search import prior
 from search.candidates import Task, TrainedCandidate, compare, load_task
-from search.estimates import ESTIMATES, Estimate, SharedWeights
+from search.estimates import ESTIMATES, Estimate, SharedWeights, decided
 from search.latency import write
 from search.limits import LATENCY, FullSizeCosts, costs_of
 from search.paired_search import Comparison, NoneAccepted, Outcome, PairedSearch, Settings
@@ -223,12 +223,15 @@ class SearchRun:
 def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[SearchRun, sets.ImageSet]:
     """The search of these flags at its beginning, whose folder is `path`; and the test images, on the CPU.
 
-    Of the folder only the tables are read that `keep_tables` wrote; nothing is written. Raises ValueError
-    that names a flag where the images are missing or too few, an operation does not work, or a table is none.
+    The run's settings say what "auto" came to. Of the folder only the tables are read that `keep_tables`
+    wrote; nothing is written. Raises ValueError that names a flag where the images are missing or too few, an
+    operation does not work, or a table is none.
     """
     # A network doubles its channels twice; an odd number of them never meets stride 2.
     operations.check(Space.of(config).searched, (2 * config.init_channels, 4 * config.init_channels))
     task, test = load_task(config, device)
+    config = decided(config, len(task.train))
+    task = task._replace(config=config)
     costs = costs_of(config, task, task.full_size(), Path(path))
     folder = RunFolder(path)
     earlier = distributed.from_main(lambda: prior.text_of(config, folder))
