@@ -371,7 +371,8 @@ def test_a_dense_training_is_that_of_the_cpu(
 ) -> None:
     monkeypatch.setattr("dense.digits.COUNTS", {"train": 16, "test": 8})
     for where in WHERE:
-        start(where, train_dense, f"{DENSE} --model {model} --save", tmp_path / where)
+        counted = start(where, train_dense, f"{DENSE} --model {model} --save", tmp_path / where)
+        assert (counted.operations["_fused_sgd_"] > 0) == (where == "rehearsal")
         start(where, test_dense, "--device cpu --model_path", tmp_path / where / "model.pt")
     assert epochs(tmp_path / "rehearsal") == epochs(tmp_path / "cpu")
     first, second = (checkpoint.load(tmp_path / where / "model.pt", "dense") for where in WHERE)
