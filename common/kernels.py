@@ -108,6 +108,14 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[:, :, ::2, ::2], second[:, :, ::2, ::2]
 
 
+def rounds_products(x: Tensor) -> bool:
+    """Whether a product is rounded before it is added up.
+
+    The CPU keeps the rounding that its recorded runs have; others save a launch.
+    """
+    return x.device.type == "cpu"
+
+
 class WeightedSum(torch.autograd.Function):
     """What `weighted_sum` says, in fewer launches: one for each image, and one for all of their gradients."""
 
@@ -120,7 +128,7 @@ class WeightedSum(torch.autograd.Function):
         for place, x in enumerate(images[1:], 1):
             if place not in scaled:
                 total = total + x
-            elif quick(x):  # `addcmul` would round once where recorded runs have rounded twice
+            elif rounds_products(x):
                 total = (x * factors[place]).add_(total)
             else:
                 total = torch.addcmul(total, x, factors[place])

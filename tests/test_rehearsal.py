@@ -81,6 +81,7 @@ def plain_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (kernels, operations, model):
             patch.setattr(module, "quick", lambda x: False)
+        patch.setattr(kernels, "rounds_products", lambda x: False)
         patch.setattr(optimizer, "fuses", lambda device: True)
         yield
 
