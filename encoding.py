@@ -138,7 +138,7 @@ class ChoiceSpace:
         found = np.repeat(choices[None], len(positions), axis=0)
         found[np.arange(len(positions)), positions] = values
         found = found[values != choices[positions]]
-        return np.unique(self.canonical_choices(found[self.allowed(found)]), axis=0)
+        return _distinct(self.canonical_choices(found[self.allowed(found)]))
 
     def mutate(self, choices: Integers, rng: np.random.Generator) -> Integers:
         """One decision, drawn uniformly among those that can change, takes another value; canonical."""
@@ -180,6 +180,13 @@ class ChoiceSpace:
         if (self.counts != self.counts[0]).any():
             return {EDGES: hot}
         return {EDGES: hot, "counts": hot.reshape(len(hot), self.positions, -1).sum(axis=1)}
+
+
+def _distinct(rows: Integers) -> Integers:
+    """The distinct rows of numbers from 0 on, in ascending order, as `np.unique(rows, axis=0)` gives them."""
+    # Big-endian numbers have the order of their bytes, and NumPy sorts bytes several times as fast as rows.
+    texts = np.ascontiguousarray(rows, dtype=">u4").view(f"S{4 * rows.shape[1]}")
+    return np.unique(texts).view(">u4").reshape(-1, rows.shape[1]).astype(rows.dtype)
 
 
 class CellSpace(ChoiceSpace):

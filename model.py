@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, cast
 
 import torch
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cells import IN_WORDS, AnyGenotype, Genotype
-from common.kernels import concatenate, quick, to_channels_last
+from common.kernels import concatenate, quick, to_channels_last, weighted_sum
 from operations import OPS, BatchNorm, Convolution, FactorizedReduce, Identity, ReLUConvBN, ReLUFirst
 
 SMALLEST_MAP = 2  # rows and columns that must be left before the classifier: 8x8 images under two reductions
@@ -32,19 +34,26 @@ class Edges(nn.Module):
     _ops: nn.ModuleList
     _indices: tuple[int, ...]
 
-    def _edge(
-        self, edge: int, states: list[Tensor], rectified: dict[int, Tensor], masks: Tensor | None
+    def _node(
+        self, edges: Sequence[int], states: list[Tensor], rectified: dict[int, Tensor], masks: Tensor | None
     ) -> Tensor:
+        """The sum of these edges, after drop path."""
+        outs = [self._edge(edge, states, rectified) for edge in edges]
+        if masks is None:
+            return reduce(add, outs)
+        first, last = edges[0], edges[-1]
+        neighbours = last - first + 1 == len(edges)
+        factors = masks[first : last + 1] if neighbours else torch.stack([masks[edge] for edge in edges])
+        scaled = [place for place, edge in enumerate(edges) if not isinstance(self._ops[edge], Identity)]
+        return weighted_sum(outs, factors, tuple(scaled))
+
+    def _edge(self, edge: int, states: list[Tensor], rectified: dict[int, Tensor]) -> Tensor:
         operation, index = self._ops[edge], self._indices[edge]
         if isinstance(operation, ReLUFirst):
             if index not in rectified:
                 rectified[index] = F.relu(states[index])
-            out = operation.after_relu(rectified[index])
-        else:
-            out = operation(states[index])
-        if masks is not None and not isinstance(operation, Identity):
-            out = out * masks[edge].to(out.dtype)[:, None, None, None]
-        return out
+            return operation.after_relu(rectified[index])
+        return operation(states[index])
 
 
 class Cell(Edges):
@@ -89,9 +98,7 @@ class Cell(Edges):
         states = [s0, s1]
         rectified: dict[int, Tensor] = {}
         for node in range(self._steps):
-            first = self._edge(2 * node, states, rectified, masks)
-            second = self._edge(2 * node + 1, states, rectified, masks)
-            states.append(first + second)
+            states.append(self._node((2 * node, 2 * node + 1), states, rectified, masks))
         return concatenate([states[i] for i in self._concat])
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -29,6 +30,8 @@ Weights = dict[str, Tensor]  # by the names of the weight set
 OPERATION = re.compile(r"cells\.(\d+)\._ops\.(\d+)\.(.+)")  # a weight of an edge, in a network's state dict
 FREE = "max_pool_3x3"  # pooling has no weights and counts no multiply-adds
 SHARED = re.compile(r"\d+/")  # what the weight set's names of such weights begin with
+TRAINED = 3.0  # visits after which a weight is taken to have gained two thirds of what it will
+VISITS = "visits"  # the entry of a state that is no dtype
 
 
 class WeightSet:
@@ -55,6 +58,8 @@ class WeightSet:
         self.in_channels, self.image_size = in_channels, image_size
         self.seed, self.device = seed, torch.device(device)
         self.tensors: Weights = {}
+        # How many candidates each operation's weight has trained in; None where nobody has counted.
+        self.visits: Counter[str] | None = Counter()
 
     def network(self, genotype: AnyGenotype) -> Network:
         """A candidate of `genotype` whose weights are copies of the set's, on the set's device."""
@@ -74,9 +79,23 @@ class WeightSet:
 
         Stem, preprocessing and classifier are the fast candidate's (arXiv 2009.06193).
         """
+        taken = fast
         if slow is not None:
-            self.tensors.update(self._here({key: x for key, x in slow.items() if SHARED.match(key)}))
-        self.tensors.update(self._here(fast))
+            taken = {key: x for key, x in slow.items() if SHARED.match(key)} | fast
+        self.tensors.update(self._here(taken))
+        if self.visits is not None:
+            self.visits.update(filter(SHARED.match, taken))
+
+    def age(self, genotype: AnyGenotype) -> float:
+        """How far the weights of a cell's operations have trained in this set, in [0, 1]; a mean over them.
+
+        0 where nothing is counted, or nothing has weights.
+        """
+        if self.visits is None:
+            return 0.0
+        names = [key for key in _keys(empty_network(self, genotype)).values() if SHARED.match(key)]
+        trained = [1 - math.exp(-self.visits[name] / TRAINED) for name in names]
+        return sum(trained) / len(trained) if trained else 0.0
 
     def _here(self, weights: Mapping[str, Tensor]) -> Weights:
         """The tensors on the set's device; those from a checkpoint are on the CPU."""
@@ -85,6 +104,9 @@ class WeightSet:
     def state_dict(self) -> dict[str, Any]:
         """The tensors of each dtype side by side in one: thousands of them would take long to write."""
         state: dict[str, Any] = {}
+        if self.visits is not None:
+            counts = torch.tensor(list(self.visits.values()), dtype=torch.int64)
+            state[VISITS] = {"names": list(self.visits), "counts": counts}
         for dtype in sorted({tensor.dtype for tensor in self.tensors.values()}, key=str):
             some = {key: _dense(tensor) for key, tensor in self.tensors.items() if tensor.dtype == dtype}
             state[str(dtype)] = {
@@ -96,9 +118,15 @@ class WeightSet:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`, or from tensors by name, as checkpoints used to hold them."""
-        self.tensors = {}
+        """Continue from `state_dict()`, or from tensors by name, as checkpoints used to hold them.
+
+        Those of earlier versions count no visits; then none are counted, and a search goes on as it was.
+        """
+        self.tensors, self.visits = {}, None
         for key, value in state.items():
+            if key == VISITS:
+                self.visits = Counter(dict(zip(value["names"], value["counts"].tolist(), strict=True)))
+                continue
             if isinstance(value, Tensor):
                 self.tensors[key] = value.to(self.device)
                 continue

@@ -34,12 +34,9 @@ class GraphCell(Edges):
         """`masks`, (edges, N), are drop path's factors: 0, or 1 / (1 - probability)."""
         states, rectified = [x], dict[int, Tensor]()
         for node in range(1, self._nodes[-1] + 1):
-            total: Tensor | None = None
-            for edge, operation in enumerate(self._ops):
-                if self._nodes[edge] == node and not isinstance(operation, Zero):
-                    out = self._edge(edge, states, rectified, masks)
-                    total = out if total is None else total + out
-            states.append(torch.zeros_like(x) if total is None else total)
+            edges = [edge for edge in range(len(self._ops)) if self._nodes[edge] == node]
+            edges = [edge for edge in edges if not isinstance(self._ops[edge], Zero)]
+            states.append(self._node(edges, states, rectified, masks) if edges else torch.zeros_like(x))
         return states[-1]
 
 

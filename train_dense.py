@@ -155,7 +155,8 @@ from images import files
 from images.sets import split
 from model import NetworkImageNet
 from training import card
-from training.precision import choose_precision
+from training.optimizer import sgd
+from training.precision import choose_kernels, choose_precision
 from training.run import TrainingRun
 from training.weights import load_weights, place
 from utils import derive_seed
@@ -168,6 +169,7 @@ def main(config: Config) -> None:
             free=("data", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "max_megapixels"),
         )
     device = distributed.init(config.device)
+    choose_kernels(device, config.deterministic, one_size=False)
     config = with_recipe(config)
     torch.set_num_threads(config.threads)
     train, measured = load(config)
@@ -188,12 +190,7 @@ def new_run(config: Config, model: Any, train: Scenes, measured: Scenes) -> Trai
         images=f"{train.source.fingerprint()} {measured.source.fingerprint()}",
         folder=RunFolder(config.resume or config.save or new_name(f"{config.set}-{config.model}")),
         network=model,
-        optimizer=torch.optim.SGD(
-            [p for p in model.parameters() if p.requires_grad],
-            config.learning_rate or 0.0,
-            config.momentum,
-            weight_decay=config.weight_decay or 0.0,
-        ),
+        optimizer=sgd(model, config, config.learning_rate or 0.0),
         precision=choose_precision(next(model.parameters()).device, config.precision),
         measures=("loss", *LOSSES[config.model]),
     )

@@ -2,6 +2,7 @@
 
     python benchmarks/estimates.py --table runs/table/trainings.csv --json estimates.json
     python benchmarks/estimates.py --table runs/table/trainings.csv --short runs/table-2/trainings.csv
+    python benchmarks/estimates.py --table runs/table/trainings.csv --sets runs/sets/sets.csv
 
 Tables are those of image_table.py; those of `--short` hold the same cells, trained for fewer epochs with the
 learning rate falling to 0. An estimate that was made in one repeat is held against the mean test accuracy of
@@ -9,7 +10,8 @@ the other repeats, whose start values, batches and crops it never saw: another f
 First comes what there is to gain: the spread between cells with the noise of a training taken out, and what
 the best of so many cells would have above the mean. With `--predictor` the search's predictor learns from an
 estimate of the cells, too: "seen" is its posterior of cells whose estimate it knows, "unseen" that of cells
-whose estimate it does not (ten folds).
+whose estimate it does not (ten folds). With `--sets`, of set_estimates.py, also what weight sets say, once
+more with what age and trained share explain of it taken out, and within thirds of the cells by age.
 """
 
 from __future__ import annotations
@@ -32,6 +34,11 @@ from common.flags import check_range, parse, run_script
 from search.prior import choices_of, taught
 
 FOLDS = 10
+JUDGED = (  # columns of set_estimates.py
+    "as_it_is", "last_rate_training_loss", "last_rate_validation_loss", "rate_training_loss",
+    "rate_validation_loss",
+)  # fmt: skip
+STRATA = 3  # of cells, by the age of their weights
 LOGARITHMS = ("nwot", "synflow")  # these scores are logarithms already
 BEFORE = ("parameters", "multiply_adds", *NAMES)  # columns known before training
 
@@ -44,6 +51,8 @@ class Config:
     """trainings.csv of full trainings"""
     short: tuple[str, ...] = ()
     """trainings.csv of shorter trainings of the same cells"""
+    sets: str | None = None
+    """sets.csv of set_estimates.py"""
     predictor: bool = False
     """what the search's predictor makes of training losses, for cells that it has seen and for others"""
     random_only: bool = True
@@ -103,6 +112,72 @@ def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.n
         both = columns[f"training_loss_{end}"] + columns[f"validation_loss_{end}"]
         found[f"training and validation loss, {how}, {end}"] = (end, both)
     return found
+
+
+class Estimate(NamedTuple):
+    """Values of cells (cells, repeats), lower is better, and what one costs; see `estimates`."""
+
+    epochs: int
+    values: np.ndarray
+    cells: list[str]
+    ages: np.ndarray | None = None  # (cells, repeats) of the weights, where cells share them
+
+
+def of_sets(file: str) -> dict[str, Estimate]:
+    """What weight sets say, by way of training and of judging. ValueError where the file is not theirs."""
+    try:
+        with open(file, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        found: dict[str, Estimate] = {}
+        for way in dict.fromkeys(row["way"] for row in rows):
+            found |= of_a_way(way, [row for row in rows if row["way"] == way])
+    except (OSError, ValueError, LookupError, UnicodeDecodeError) as error:
+        raise ValueError(f"--sets {file}: no table of set_estimates.py ({error})") from None
+    return found
+
+
+def of_a_way(way: str, rows: list[dict[str, str]]) -> dict[str, Estimate]:
+    """`of_sets` for one way of training them."""
+    cells, repeats = (list(dict.fromkeys(row[name] for row in rows)) for name in ("arch", "repeat"))
+    places = [(cells.index(row["arch"]), repeats.index(row["repeat"])) for row in rows]
+
+    def column(name: str) -> np.ndarray:
+        values = np.full((len(cells), len(repeats)), math.nan)
+        for place, row in zip(places, rows, strict=True):
+            values[place] = float(row[name] or math.nan)
+        return values
+
+    ages, shares = column("age"), column("trained_share")
+    found = {f"set {way}: age": Estimate(0, -ages, cells, ages)}
+    for name in JUDGED:
+        epochs = 0 if name == "as_it_is" else int(rows[0]["epochs"])
+        values, words = column(name), f"set {way}: {name.replace('_', ' ')}"
+        found[words] = Estimate(epochs, values, cells, ages)
+        left = without(values, np.log1p(ages), shares)
+        found[f"{words}, age out"] = Estimate(epochs, left, cells, ages)
+    return found
+
+
+def without(values: np.ndarray, *nuisances: np.ndarray) -> np.ndarray:
+    """What a linear regression on the nuisances leaves of `values`; all of shape (cells, repeats)."""
+    left = np.full_like(values, math.nan)
+    for repeat in range(values.shape[1]):
+        known = np.isfinite(values[:, repeat])
+        x = np.stack([np.ones(known.sum()), *(one[known, repeat] for one in nuisances)], axis=1)
+        y = values[known, repeat]
+        left[known, repeat] = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    return left
+
+
+def within_ages(values: np.ndarray, truth: np.ndarray, ages: np.ndarray) -> float:
+    """Kendall's tau among cells of like age, the mean over STRATA parts of equally many, and repeats."""
+    found = []
+    for value, real, age in zip(values.T, truth.T, ages.T, strict=True):
+        for part in np.array_split(np.argsort(age, kind="stable"), STRATA):
+            known = part[np.isfinite(value[part]) & np.isfinite(real[part])]
+            if len(known) > 1:
+                found.append(scipy.stats.kendalltau(-value[known], real[known]).statistic)
+    return float(np.mean(found)) if found else math.nan
 
 
 def untrained(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
@@ -218,29 +293,39 @@ def measure_estimates(config: Config) -> dict[str, Any]:
     accuracy = full.columns["accuracy"]
     if accuracy.shape[1] < 2:
         raise ValueError(f"--table {config.table}: estimates need cells with two repeats or more")
-    made = {name: (cost, values, full.cells) for name, (cost, values) in estimates(full, False).items()}
-    made |= {name: (cost, values, full.cells) for name, (cost, values) in untrained(full).items()}
+    made: dict[str, Estimate] = {}
+    for name, (cost, values) in (estimates(full, False) | untrained(full)).items():
+        made[name] = Estimate(cost, values, full.cells)
     if config.predictor:
-        made |= {name: (cost, values, full.cells) for name, (cost, values) in predictions(full).items()}
-    made["another full training"] = (full.epochs, -accuracy, full.cells)
+        made |= {name: Estimate(*found, full.cells) for name, found in predictions(full).items()}
+    made["another full training"] = Estimate(full.epochs, -accuracy, full.cells)
     for file in config.short:
         short = read(file, config.random_only)
-        made |= {n: (cost, values, short.cells) for n, (cost, values) in estimates(short, True).items()}
-    truth, rng = others(accuracy), np.random.default_rng(0)
+        made |= {name: Estimate(*found, short.cells) for name, found in estimates(short, True).items()}
+    if config.sets is not None:
+        made |= of_sets(config.sets)
+    whole, unseen, rng = np.nanmean(accuracy, axis=1), others(accuracy), np.random.default_rng(0)
     place = {cell: index for index, cell in enumerate(full.cells)}
     found = {}
-    for name, (cost, values, cells) in made.items():
-        rows = [index for index, cell in enumerate(cells) if cell in place]
-        repeats = min(values.shape[1], truth.shape[1])
-        mine, real = values[rows, :repeats], truth[[place[cells[row]] for row in rows], :repeats]
+    for name, one in made.items():
+        rows = [index for index, cell in enumerate(one.cells) if cell in place]
+        known = [place[one.cells[row]] for row in rows]
+        if one.ages is None:
+            repeats = min(one.values.shape[1], unseen.shape[1])
+            mine, real = one.values[rows, :repeats], unseen[known, :repeats]
+        else:  # a set shares nothing with the trainings
+            mine = one.values[rows]
+            real = np.repeat(whole[known, None], mine.shape[1], axis=1)
         drawn = rng.integers(len(rows), size=(config.resamples, len(rows)))
         taus = [quality(mine[chosen], real[chosen])[0] for chosen in drawn]
         tau, first, tenth = quality(mine, real)
         low, high = np.nanpercentile(taus, [2.5, 97.5])
         found[name] = {
-            "epochs": cost, "cells": len(rows), "tau": tau, "low": float(low), "high": float(high),
+            "epochs": one.epochs, "cells": len(rows), "tau": tau, "low": float(low), "high": float(high),
             "first_choice": first, "best_tenth": tenth,
         }  # fmt: skip
+        if one.ages is not None:
+            found[name]["tau_within_ages"] = within_ages(mine, real, one.ages[rows])
     return {"gain": gain(accuracy), "estimates": found}
 
 
@@ -257,6 +342,7 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"{name:44} {row['epochs']:6} {row['tau']:6.2f} {row['low']:6.2f} to {row['high']:5.2f} "
             f"{row['first_choice']:+6.2f} {row['best_tenth']:+6.2f}"
+            + (f"   among cells of like age {row['tau_within_ages']:.2f}" if "tau_within_ages" in row else "")
         )
     return "\n".join(lines)
 

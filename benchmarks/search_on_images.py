@@ -96,7 +96,7 @@ class Config:
                 f"--table {self.table}: a gap is seen from a random cell; add --strategies chance"
             )
         self.search.check()
-        check_range(self, "budget", self.search.pop_size * self.search.candidate_epochs)
+        check_range(self, "budget", self.search.pop_size * (self.search.candidate_epochs or 1))
         check_range(self, "repeats", 1)
         if self.search.pairs_per_sync > 1:
             raise ValueError(

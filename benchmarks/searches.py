@@ -32,12 +32,12 @@ def open_or_begin(
     run, test = open_search(settings, path, device)
     test = draw_test_images(test, test_images, settings.seed)
     if (path / SETTINGS).exists():
-        if read_settings(path, SearchConfig) != settings:
+        if read_settings(path, SearchConfig) != run.config:
             raise ValueError(f"{path}: a search with other settings is there; choose another folder")
         if problem := run.load_checkpoint():
             say(problem)
     else:
-        run.folder.create(settings)
+        run.folder.create(run.config)
     run.keep_tables()
     return run, test.to(device)
 

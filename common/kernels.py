@@ -1,13 +1,15 @@
 """CPU kernels: what PyTorch does slowly when a network trains on the CPU, with the same results to rounding.
 
-`concatenate` and `halves` take tensors on any device; `Depthwise` is for tensors that are `quick`.
-Images are (N, C, H, W). `keep_memory` is for a whole process.
+`concatenate`, `halves` and `weighted_sum` take tensors on any device; `Depthwise` is for tensors that are
+`quick`. Images are (N, C, H, W). `keep_memory` is for a whole process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -104,6 +106,51 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
         return Halves.apply(x)
     second = F.pad(x[:, :, 1:, 1:], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
     return x[:, :, ::2, ::2], second[:, :, ::2, ::2]
+
+
+def rounds_products(x: Tensor) -> bool:
+    """Whether a product is rounded before it is added up.
+
+    The CPU keeps the rounding that its recorded runs have; others save a launch.
+    """
+    return x.device.type == "cpu"
+
+
+class WeightedSum(torch.autograd.Function):
+    """What `weighted_sum` says, in fewer launches: one for each image, and one for all of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor, scaled: tuple[int, ...], *images: Tensor) -> Tensor:
+        factors = factors.to(images[0].dtype)[:, :, None, None, None]
+        ctx.save_for_backward(factors)
+        ctx.scaled = scaled
+        total = images[0] * factors[0] if 0 in scaled else images[0]
+        for place, x in enumerate(images[1:], 1):
+            if place not in scaled:
+                total = total + x
+            elif rounds_products(x):
+                total = (x * factors[place]).add_(total)
+            else:
+                total = torch.addcmul(total, x, factors[place])
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (factors,) = ctx.saved_tensors
+        if len(ctx.scaled) == len(factors):
+            return (None, None, *(gradient * factors))  # one launch for all
+        parts = (gradient * row if place in ctx.scaled else gradient for place, row in enumerate(factors))
+        return (None, None, *parts)
+
+
+def weighted_sum(images: list[Tensor], factors: Tensor, scaled: tuple[int, ...]) -> Tensor:
+    """The sum of images (N, C, H, W), those at the places `scaled` times their row of `factors`, (k, N)."""
+    if scaled and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return WeightedSum.apply(factors, scaled, *images)
+    rows = factors.to(images[0].dtype)[:, :, None, None, None]
+    parts = (x * rows[place] if place in scaled else x for place, x in enumerate(images))
+    return reduce(add, parts)
 
 
 def _split_phases(x: Tensor) -> Tensor:

@@ -212,7 +212,10 @@ def new_name(what: str) -> str:
 
 
 def read_settings(path: str | Path, config: type[Config], flag: str = "resume") -> Config:
-    """The settings of the run that --`flag` names. ValueError for no such folder, or another program's."""
+    """The settings of the run that --`flag` names. ValueError for no such folder, or another program's.
+
+    Flags that the file does not have take the values in `config.EARLIER`, or else their defaults.
+    """
     file = Path(path) / SETTINGS
     if Path(path).is_file():
         raise ValueError(f"--{flag} {path}: is a file, not the folder of a run")
@@ -236,7 +239,7 @@ def read_settings(path: str | Path, config: type[Config], flag: str = "resume") 
         if not _fits(value, hints[name]):
             raise ValueError(f"{file}: damaged: {name} cannot be {json.dumps(value)[:80]}")
     lists = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
-    return config(**stored | lists)
+    return config(**getattr(config, "EARLIER", {}) | stored | lists)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor
 from images import cache, clutter, files
 from images.augmentation import Augmentation, augment, draw
 from images.files import SMALLEST_IMAGE
+from utils import derive_seed
 
 SETS = ("digits", "cluttered_digits", "fashion_mnist", "cifar10", "cifar100", "folder")
 PARTS = ("train", "test")
@@ -113,6 +114,8 @@ def split(count: int, portion: float, seed: int, images: int | None = None) -> t
         raise ValueError(
             f"--train_portion {portion:g} (1 - --validate): of {used} images it leaves {cut} + {used - cut}"
         )
+    # A generator keeps the lower 32 bits of a seed, so that larger seeds would split as smaller ones do.
+    seed = seed if seed < 2**32 else derive_seed(seed, "split")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:used]
     return order[:cut], order[cut:]
 

@@ -239,9 +239,9 @@ def _share(trained: TrainedCandidate, source: int, device: torch.device) -> Trai
 def compare(a: Tensor, b: Tensor) -> Outcome:
     """Mean losses, and the mean difference a - b with its standard error, of losses (n,) of the same n.
 
-    They are images, or steps on the same batches.
+    They are images, or steps on the same batches. A single one tells nothing of its error, which is then 0.
     """
     difference = a.double() - b.double()
-    error = difference.std().item() / math.sqrt(len(difference))
+    error = difference.std().item() / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
     mean_a, mean_b = (losses.double().mean().item() for losses in (a, b))
     return Outcome(mean_a, mean_b, difference.mean().item(), error)

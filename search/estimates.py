@@ -11,6 +11,7 @@ start from equal weights, so losses of any two cells may be compared, and no cel
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,11 +25,14 @@ from search.candidates import Job, Task, TrainedCandidate, train_all, train_netw
 from search.paired_search import Comparison
 from training.schedule import cosine
 
+FEW, EPOCHS = 5000, 4  # images that train at which "auto" lets candidates train alone; and for how long
 Losses = Tensor  # (n,) on the CPU; equal places of two candidates belong together
 
 
 class SharedWeights:
     """One epoch from the weights that all candidates share; the loss of each validation image."""
+
+    words = "candidates share a weight set"
 
     def __init__(self, task: Task) -> None:
         self.task, self.weight_set = task, task.weight_set("weight set")
@@ -59,6 +63,10 @@ class SharedWeights:
             winning, losing = (a, b) if fast == "a" else (b, a)
             self.weight_set.absorb(winning.weights, losing.weights if losing.finite else None)
 
+    def age(self, cell: AnyGenotype) -> float:
+        """How far the weights have trained that a candidate would start from, in [0, 1]."""
+        return self.weight_set.age(cell)
+
     def tensors(self) -> dict[str, Tensor]:
         """All that candidates start from, by name."""
         return self.weight_set.tensors
@@ -76,6 +84,7 @@ class Alone:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.known: dict[AnyGenotype, Losses] = {}
+        self.words = f"candidates train alone, for {task.config.candidate_epochs} epochs"
 
     def schedule(self, progress: float) -> list[tuple[float, float]]:
         """Learning rate and drop-path probability of each epoch: they stay, so that losses compare."""
@@ -119,6 +128,21 @@ class Alone:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.known = {from_json(cell): losses for cell, losses in state.items()}
+
+
+def decided(config: Any, images: int) -> Any:
+    """The settings of a search with its estimate and epochs in place of "auto" and None; `images` train.
+
+    ValueError where epochs were given that have no effect.
+    """
+    estimate = ("alone" if images <= FEW else "weight_set") if config.estimate == "auto" else config.estimate
+    epochs = config.candidate_epochs or (EPOCHS if estimate == "alone" else 1)
+    if estimate == "weight_set" and epochs != 1:
+        raise ValueError(
+            f"--candidate_epochs {epochs}: no effect without --estimate alone, which {images} training "
+            f"images do not get by themselves"
+        )
+    return dataclasses.replace(config, estimate=estimate, candidate_epochs=epochs)
 
 
 Estimate = SharedWeights | Alone

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +23,12 @@ import operations
 from common import checkpoint, distributed
 from common.flags import PLACES
 from common.run_folder import RunFolder
-from encoding import CellSpace
+from encoding import Architecture, CellSpace
 from genotypes import from_json, to_json
 from images import sets
 from search import prior
 from search.candidates import Task, TrainedCandidate, compare, load_task
-from search.estimates import ESTIMATES, Estimate
+from search.estimates import ESTIMATES, Estimate, SharedWeights, decided
 from search.latency import write
 from search.limits import LATENCY, FullSizeCosts, costs_of
 from search.paired_search import Comparison, NoneAccepted, Outcome, PairedSearch, Settings
@@ -223,28 +223,40 @@ class SearchRun:
 def open_search(config: Any, path: str | Path, device: torch.device) -> tuple[SearchRun, sets.ImageSet]:
     """The search of these flags at its beginning, whose folder is `path`; and the test images, on the CPU.
 
-    Of the folder only the tables are read that `keep_tables` wrote; nothing is written. Raises ValueError
-    that names a flag where the images are missing or too few, an operation does not work, or a table is none.
+    The run's settings say what "auto" came to. Of the folder only the tables are read that `keep_tables`
+    wrote; nothing is written. Raises ValueError that names a flag where the images are missing or too few, an
+    operation does not work, or a table is none.
     """
     # A network doubles its channels twice; an odd number of them never meets stride 2.
     operations.check(Space.of(config).searched, (2 * config.init_channels, 4 * config.init_channels))
     task, test = load_task(config, device)
+    config = decided(config, len(task.train))
+    task = task._replace(config=config)
     costs = costs_of(config, task, task.full_size(), Path(path))
     folder = RunFolder(path)
     earlier = distributed.from_main(lambda: prior.text_of(config, folder))
     # One thread, or the predictor's sums would depend on the number of processes. Only libraries that are
     # loaded are limited: NumPy's and, since the predictor was imported, SciPy's.
     threadpoolctl.threadpool_limits(1, "blas")
-    search = make_search(config, costs, earlier)
     estimate = ESTIMATES[config.estimate](task)
+    age = estimate.age if isinstance(estimate, SharedWeights) else None
+    search = make_search(config, costs, earlier, age)
     some = np.stack([search.space.read(position) for position in search.population.positions])
     expected = hashlib.sha256(search.predictor.expected(some).tobytes()).hexdigest()
     distributed.check_equal(images=task.fingerprint, expected=expected)
     return SearchRun(config, task, search, estimate, folder, Record(), costs, earlier), test
 
 
-def make_search(config: Any, costs: FullSizeCosts, earlier: str | None = None) -> PairedSearch:
-    """The population and its predictor, as the flags say; `earlier` is the text of a table of trainings."""
+def make_search(
+    config: Any,
+    costs: FullSizeCosts,
+    earlier: str | None = None,
+    age: Callable[[Architecture], float] | None = None,
+) -> PairedSearch:
+    """The population and its predictor, as the flags say; `earlier` is the text of a table of trainings.
+
+    `age` is that of the weights which a candidate would start from, where candidates share them.
+    """
     space = Space.of(config).encoding()
     expected = None if earlier is None else prior.learn(earlier, cast(CellSpace, space))
     return PairedSearch(
@@ -262,6 +274,7 @@ def make_search(config: Any, costs: FullSizeCosts, earlier: str | None = None) -
             again=config.estimate != "alone",  # where each cell has one loss, whenever it trains
         ),
         accept=costs.accepts if costs.limits else None,
+        age=age,
         prior=expected,
         costs=costs.values if costs.objectives else None,
     )

@@ -18,13 +18,40 @@ PARENTS = 10  # the best known architectures, whose children are proposed
 STARTS = 3  # proposals from which the steps uphill begin
 RANKED = 1000  # architectures that are returned
 
+Choices = tuple[int, ...]
+
+
+class _Scores:
+    """What may be chosen and what it would gain; each architecture is asked about once."""
+
+    def __init__(self, gain: Callable[[Integers], np.ndarray], banned: set[Choices]) -> None:
+        self.gain, self.banned = gain, banned
+        self.known: dict[Choices, float] = {}
+
+    def add(self, rows: Integers) -> None:
+        """Score those of the rows that are new and not banned."""
+        distinct = dict.fromkeys(map(tuple, rows.tolist()))
+        new = [row for row in distinct if not (row in self.banned or row in self.known)]
+        if new:
+            self.known.update(zip(new, self.gain(np.array(new)).tolist(), strict=True))
+
+    def best(self, count: int) -> list[Choices]:
+        """The first so many, the highest first."""
+        return sorted(self.known, key=self.known.__getitem__, reverse=True)[:count]
+
+    def highest(self, rows: Integers, otherwise: Choices) -> Choices:
+        """The one of the rows that gains most; `otherwise`, where none may be chosen or it gains no more."""
+        chosen = filter(self.known.__contains__, map(tuple, rows.tolist()))
+        top = max(chosen, key=self.known.__getitem__, default=otherwise)
+        return top if self.known[top] > self.known[otherwise] else otherwise
+
 
 def promising(
     space: ChoiceSpace,
     posterior: Posterior,
     moves: Reals,
     known: Integers,
-    banned: set[tuple[int, ...]],
+    banned: set[Choices],
     rng: np.random.Generator,
     front: Front | None = None,
 ) -> list[Integers]:
@@ -43,32 +70,20 @@ def promising(
     for _ in range(len(moves)):
         first, second = (best[rng.integers(len(best))] for _ in range(2))
         proposals.append(space.mutate(space.cross(first, second, rng), rng))
-    gain: Callable[[Integers], np.ndarray]
     if front is None:
-        gain = partial(posterior.improvement, reference=best[0])
+        scores = _Scores(partial(posterior.improvement, reference=best[0]), banned)
     else:
-        gain = front.improvement(posterior, known if len(known) else best)
-    scores: dict[tuple[int, ...], float] = {}
+        scores = _Scores(front.improvement(posterior, known if len(known) else best), banned)
+    scores.add(np.array(proposals))
+    _climb(space, scores)
+    return [np.array(row) for row in scores.best(RANKED)]
 
-    def score(rows: Integers) -> None:
-        """Score those of the rows that are new and not banned."""
-        new = [
-            row for row in dict.fromkeys(map(tuple, rows.tolist())) if not (row in banned or row in scores)
-        ]
-        if new:
-            scores.update(zip(new, gain(np.array(new)).tolist(), strict=True))
 
-    score(np.array(proposals))
-    climbing = sorted(scores, key=scores.__getitem__, reverse=True)[:STARTS]
+def _climb(space: ChoiceSpace, scores: _Scores) -> None:
+    """Score the neighbours of the best, step by step uphill, until there is nothing higher."""
+    climbing = scores.best(STARTS)
     while climbing:  # all at once: one question instead of several
         around = [space.neighbours(np.array(here)) for here in climbing]
-        score(np.concatenate(around))
-        higher: dict[tuple[int, ...], None] = {}
-        for here, rows in zip(climbing, around, strict=True):
-            top = max(
-                filter(scores.__contains__, map(tuple, rows.tolist())), key=scores.__getitem__, default=here
-            )
-            if scores[top] > scores[here]:
-                higher[top] = None
-        climbing = list(higher)
-    return [np.array(row) for row in sorted(scores, key=scores.__getitem__, reverse=True)[:RANKED]]
+        scores.add(np.concatenate(around))
+        tops = [scores.highest(rows, here) for here, rows in zip(climbing, around, strict=True)]
+        climbing = list(dict.fromkeys(top for top, here in zip(tops, climbing, strict=True) if top != here))

@@ -34,6 +34,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 TINY = [
     *("--set", "digits", "--images", "200", "--pop_size", "6", "--generations", "3", "--finalists", "1"),
     *("--init_channels", "4", "--layers", "3", "--batch_size", "50", "--final_epochs", "1"),
+    *("--estimate", "weight_set"),
 ]
 
 # Imports the scripts once and forks for every command line: importing takes most of a tiny run's time.

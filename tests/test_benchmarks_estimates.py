@@ -1,6 +1,7 @@
 """image_table.py and estimates.py: a small table, resumed, and estimates with a known answer."""
 
 import csv
+import dataclasses
 import json
 import math
 import subprocess
@@ -14,7 +15,17 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import estimates  # noqa: E402
-from estimates import BEFORE, Trainings, gain, others, quality, with_scores  # noqa: E402
+import set_estimates  # noqa: E402
+from estimates import (  # noqa: E402
+    BEFORE,
+    Trainings,
+    gain,
+    others,
+    quality,
+    with_scores,
+    within_ages,
+    without,
+)
 
 SMALL = "--set digits --images 60 --no_named --epochs 2 --init_channels 2 --layers 1 --batch_size 15"
 
@@ -141,3 +152,61 @@ def test_scores_are_joined_with_estimates_where_they_tell_more():
     joined = with_scores(trainings, useless, truth)
     assert np.corrcoef(joined[:, 0], truth[:, 0])[0, 1] > 0.95
     assert np.isfinite(joined).all()
+
+
+def test_weight_sets_judge_the_cells_of_a_table_and_go_on(table, tmp_path):
+    ways = ("published", "short visits", "mean")
+    whole = set_estimates.Config(table=str(table), out=str(tmp_path / "whole"), cells=3, budget=20, ways=ways)
+    set_estimates.main(whole)
+    parts = dataclasses.replace(whole, out=str(tmp_path / "parts"))
+    set_estimates.main(dataclasses.replace(parts, ways=ways[:1]))
+    set_estimates.main(parts)
+    file = tmp_path / "whole" / "sets.csv"
+    assert (tmp_path / "parts" / "sets.csv").read_bytes() == file.read_bytes()
+    rows = list(csv.DictReader(file.open()))
+    assert [row["way"] for row in rows] == [way for way in ways for _ in range(3)]
+    assert {row["arch"] for row in rows} == {row["arch"] for row in lines(table)}
+    assert len({row["as_it_is"] for row in rows}) == 9
+    assert any(float(row["age"]) > 0 for row in rows)
+    for row in rows:
+        assert 0 <= float(row["trained_share"]) <= 1
+        assert float(row["rate_validation_loss"]) != float(row["last_rate_validation_loss"])
+    asked = estimates.Config(table=str(table / "trainings.csv"), sets=str(file), resamples=20)
+    found = estimates.measure_estimates(asked)["estimates"]
+    assert found["set mean: rate training loss"]["epochs"] == 1
+    assert found["set mean: rate training loss"]["cells"] == 3
+    with pytest.raises(ValueError, match="other settings"):
+        set_estimates.main(dataclasses.replace(whole, rate=0.5))
+    with pytest.raises(ValueError, match="3 random cells"):
+        set_estimates.main(dataclasses.replace(whole, cells=4))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        (
+            "set_estimates",
+            ["--table", ".", "--out", "x", "--ways", "odd"],
+            "--ways odd: allowed are",
+        ),
+        ("set_estimates", ["--table", "none", "--out", "x"], "--table none: no table of image_table.py"),
+        ("estimates", ["--table", "TABLE", "--sets", "README.md"], "--sets README.md: no table of set_estim"),
+    ],
+)
+def test_what_cannot_be_judged_gets_one_line(table, script, arguments, said):
+    there = [str(table / "trainings.csv") if word == "TABLE" else word for word in arguments]
+    done = run(script, *there)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_age_is_taken_out_of_what_weight_sets_say():
+    rng = np.random.default_rng(0)
+    quality_of, ages = rng.standard_normal((90, 1)), rng.standard_normal((90, 1))
+    loss = -quality_of - 5 * ages
+    left = without(loss, ages, ages**2)
+    assert np.corrcoef(left[:, 0], -quality_of[:, 0])[0, 1] > 0.95
+    assert abs(np.corrcoef(left[:, 0], ages[:, 0])[0, 1]) < 1e-9
+    known = within_ages(loss, quality_of, ages)
+    assert quality(loss, quality_of)[0] < known < quality(left, quality_of)[0]

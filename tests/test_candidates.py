@@ -123,6 +123,16 @@ def test_pairing_cancels_what_both_share() -> None:
     assert math.isclose(outcome.difference, 0.01, rel_tol=1e-3)
 
 
+def test_a_single_step_is_compared_without_an_error_of_its_own() -> None:
+    outcome = compare(torch.tensor([1.0]), torch.tensor([0.75]))
+    assert (outcome.loss_a, outcome.loss_b, outcome.difference, outcome.standard_error) == (
+        1.0,
+        0.75,
+        0.25,
+        0.0,
+    )
+
+
 def test_a_diverging_candidate_has_no_finite_loss(task: Task) -> None:
     weight_set = task.weight_set("test")
     good, bad = train_all(task, weight_set, [job(DARTS), job(DARTS, learning_rate=1e30)])

@@ -138,7 +138,7 @@ def test_neighbours_mutants_and_children_are_canonical_members(space):
     rng = np.random.default_rng(1)
     first, second = (space.read(space.sample(rng)) for _ in range(2))
     around = space.neighbours(first)
-    assert len(np.unique(around, axis=0)) == len(around)
+    assert (np.unique(around, axis=0) == around).all(), "distinct, and in order: ties go by it"
     for row in [*around, space.mutate(first, rng), space.cross(first, second, rng)]:
         genotype = space.architecture(row)
         assert space.canonical(genotype) == genotype
@@ -160,6 +160,11 @@ def test_published_cells_survive_and_foreign_ones_are_refused_by_name():
         assert sorted(space.canonical(genotype).normal) == sorted(genotype.normal)
     with pytest.raises(ValueError, match="10 edges"):
         space.encode(genotypes.NASNet)
+
+
+def test_neighbours_are_in_the_order_of_their_numbers_whatever_these_are():
+    around = ChoiceSpace([70_000, 3]).neighbours(np.array([256, 1]))
+    assert (np.unique(around, axis=0) == around).all()
 
 
 @settings(max_examples=100, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from pathlib import Path
@@ -12,10 +13,12 @@ from conftest import TINY, Program, one_line, results, rows
 from test_candidates import digits_task
 
 from common import checkpoint
+from common.run_folder import read_settings
 from genotypes import DARTS, PDARTS, RelativeNAS
 from search.candidates import Job, train_network
-from search.estimates import Alone, SharedWeights
+from search.estimates import Alone, SharedWeights, decided
 from search.paired_search import Comparison
+from train_search import Config as SearchConfig
 
 ALONE = "--estimate alone --candidate_epochs 2"
 
@@ -62,6 +65,50 @@ def test_a_diverging_cell_is_no_finite_loss_and_its_state_is_kept() -> None:
 def test_shared_weights_train_both_of_every_pair() -> None:
     estimate = SharedWeights(digits_task())
     assert estimate.cost(pair(0, DARTS, DARTS)) == 2
+
+
+def test_a_search_on_shared_weights_tells_its_predictor_how_old_they_were(program: Program) -> None:
+    folder = program.folder / "aged"
+    program.search("--save", "aged")
+    state = checkpoint.load(folder / "checkpoint.pt", "search")
+    ages = state["search"]["predictor"]["ages"]
+    assert (ages[0] == 0).all(), "nothing had trained before the first pair"
+    assert (ages[1:] > 0).any()
+    assert ((ages >= 0) & (ages < 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "came"),
+    [
+        (5000, ("auto", None), ("alone", 4)),
+        (5001, ("auto", None), ("weight_set", 1)),
+        (100, ("auto", 7), ("alone", 7)),
+        (100, ("weight_set", None), ("weight_set", 1)),
+        (50_000, ("alone", None), ("alone", 4)),
+    ],
+)
+def test_few_images_let_candidates_train_alone(images, given, came) -> None:
+    config = decided(SearchConfig(estimate=given[0], candidate_epochs=given[1]), images)
+    assert (config.estimate, config.candidate_epochs) == came
+
+
+def test_epochs_without_effect_are_refused_once_the_images_are_counted() -> None:
+    with pytest.raises(ValueError, match="--candidate_epochs 3: no effect without --estimate alone"):
+        decided(SearchConfig(candidate_epochs=3), 25_000)
+
+
+def test_a_run_says_what_it_came_to_and_older_settings_mean_the_weight_set(program: Program) -> None:
+    flags = [flag for flag in TINY if flag not in ("--estimate", "weight_set")]
+    code, _, err = program.run(*flags, "--generations", 1, "--save", "by_itself")
+    assert code == 0, err
+    file = program.folder / "by_itself" / "config.json"
+    settings = json.loads(file.read_text())
+    assert (settings["estimate"], settings["candidate_epochs"]) == ("alone", 4)
+    assert "candidates train alone, for 4 epochs" in (file.parent / "log.txt").read_text()
+    older = {name: value for name, value in settings.items() if name not in ("estimate", "candidate_epochs")}
+    file.write_text(json.dumps(older))
+    read = read_settings(file.parent, SearchConfig)
+    assert (read.estimate, read.candidate_epochs) == ("weight_set", 1)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-from common.kernels import concatenate, halves, to_channels_last
+from common.kernels import concatenate, halves, to_channels_last, weighted_sum
 from operations import Convolution
 
 
@@ -49,6 +49,35 @@ def test_gradients_of_a_concatenation_are_dense():
     gradient = torch.randn(2, 6, 4, 4).to(memory_format=torch.channels_last)
     gradients = torch.autograd.grad(concatenate(parts), parts, gradient)
     assert all(part.is_contiguous(memory_format=torch.channels_last) for part in gradients)
+
+
+@pytest.mark.parametrize("scaled", [(0, 1), (0,), (1,), (0, 1, 2), (0, 2), (1, 2), (), (0, 1, 2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weighted_sum_is_that_of_products(scaled, dtype):
+    count = max(scaled, default=1) + 1
+    images = [torch.randn(5, 6, 3, 4).to(dtype, memory_format=torch.channels_last) for _ in range(count)]
+    images = [x.requires_grad_() for x in images]
+    factors = torch.randint(2, (count, 5)) / 0.7
+    rows = factors.to(dtype)[:, :, None, None, None]
+    plain = sum(x * rows[place] if place in scaled else x for place, x in enumerate(images))
+    ours = weighted_sum(images, factors, scaled)
+    assert ours.dtype == dtype
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(ours, plain), "recorded runs have these bits"
+    gradient = torch.randn(5, 6, 3, 4).to(dtype, memory_format=torch.channels_last)
+    gradients = torch.autograd.grad(ours, images, gradient)
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in gradients)
+    for a, b in zip(gradients, torch.autograd.grad(plain, images, gradient), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_another_device_adds_products_up_without_rounding_them(monkeypatch):
+    images, factors = list(torch.randn(2, 5, 6, 3, 4)), torch.rand(2, 5)
+    found = weighted_sum(images, factors, (0, 1))
+    monkeypatch.setattr("common.kernels.rounds_products", lambda x: False)
+    other = weighted_sum(images, factors, (0, 1))
+    assert torch.allclose(other, found, atol=1e-5)
+    assert not torch.equal(other, found)
 
 
 def test_channels_last_of_one_channel_has_its_strides():

@@ -10,9 +10,9 @@ from conftest import random_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genotypes import DARTS, Genotype
+from genotypes import DARTS, PDARTS, Genotype
 from model import NetworkCIFAR, count
-from model_search import FullSize, WeightSet
+from model_search import TRAINED, FullSize, WeightSet
 
 POOLS = (("max_pool_3x3", 0),) * 8
 CONCAT = (2, 3, 4, 5)
@@ -224,10 +224,36 @@ def test_its_state_is_a_few_tensors_that_give_the_same_weights() -> None:
     slices = {"0/2/0/odd/0": torch.arange(12.0).view(3, 4)[:, 1:3], "0/2/0/count/0": torch.tensor(3)}
     old.absorb(weights | slices)
     state = old.state_dict()
-    assert len(state) == 2 < 100 < len(old.tensors)
+    assert len(state) == 3 < 100 < len(old.tensors)
     for kept in (state, dict(old.tensors)):  # and as older checkpoints hold it
         new = WeightSet(C=4, num_classes=10, layers=3, image_size=16)
         new.load_state_dict(kept)
         assert new.tensors.keys() == old.tensors.keys()
         assert all(torch.equal(new.tensors[key], old.tensors[key]) for key in old.tensors)
         assert all(new.tensors[key].stride() == weights[key].stride() for key in weights)
+
+
+def test_weights_grow_old_by_the_candidates_that_train_them():
+    weight_set = WeightSet(C=4, num_classes=10, layers=3)
+    assert weight_set.age(DARTS) == 0.0
+    weights = weight_set.weights(weight_set.network(DARTS))
+    weight_set.absorb(weights)
+    once = 1 - math.exp(-1 / TRAINED)
+    assert weight_set.age(DARTS) == pytest.approx(once)
+    other = weight_set.age(PDARTS)
+    assert 0 < other < once, "the edges that both have, alone"
+    weight_set.absorb(weights, weight_set.weights(weight_set.network(PDARTS)))
+    assert weight_set.age(DARTS) == pytest.approx(1 - math.exp(-2 / TRAINED)), "one visit of a pair, not two"
+    assert other < weight_set.age(PDARTS) < weight_set.age(DARTS)
+
+
+def test_ages_go_on_from_a_state_and_are_unknown_where_it_has_none():
+    weight_set = WeightSet(C=4, num_classes=10, layers=3)
+    weight_set.absorb(weight_set.weights(weight_set.network(DARTS)))
+    state, later = weight_set.state_dict(), WeightSet(C=4, num_classes=10, layers=3)
+    later.load_state_dict(state)
+    assert later.age(DARTS) == weight_set.age(DARTS) > 0
+    later.load_state_dict({name: value for name, value in state.items() if name != "visits"})
+    later.absorb(later.weights(later.network(DARTS)))
+    assert later.age(DARTS) == 0.0, "a search that did not count goes on without"
+    assert "visits" not in later.state_dict()

@@ -43,6 +43,8 @@ def test_kernels_of_a_gpu_are_fast_or_deterministic(
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert [getattr(place, name) for place, name in places] == [not deterministic] * 3
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
+        precision.choose_kernels(torch.device("cuda"), deterministic, one_size=False)
+        assert [getattr(place, name) for place, name in places] == [False, *[not deterministic] * 2]
     finally:
         torch.use_deterministic_algorithms(before)
         for (place, name), value in zip(places, kept, strict=True):

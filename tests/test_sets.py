@@ -100,6 +100,16 @@ def test_split_is_seeded_and_covers_everything_once():
     assert (len(few[0]), len(few[1]), len(torch.cat(few).unique())) == (10, 10, 20)
 
 
+def test_every_seed_has_a_split_of_its_own():
+    seeds = (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**63 - 1)
+    assert len({tuple(sets.split(101, 0.5, seed)[0].tolist()) for seed in seeds}) == len(seeds)
+
+
+def test_splits_of_recorded_runs_stay():
+    assert sets.split(10, 0.5, seed=3)[0].tolist() == [6, 0, 3, 7, 8]
+    assert sets.split(10, 0.5, seed=2**32 - 1)[0].tolist() == [1, 4, 6, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

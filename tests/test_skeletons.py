@@ -90,6 +90,17 @@ def test_drop_path_drops_edges_but_no_identity() -> None:
         assert torch.allclose(network(images)[0], plain, atol=1e-5) != differs
 
 
+def test_each_edge_has_its_own_factors() -> None:
+    pool = torch.nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+    names = ("avg_pool_3x3", "none", "avg_pool_3x3", "avg_pool_3x3", "none", "avg_pool_3x3")
+    network = NetworkNASBench201(4, 10, 3, False, cell_of(*names))
+    x, factors = torch.randn(5, 4, 8, 8), torch.rand(6, 5)
+    rows = factors[:, :, None, None, None]
+    before = rows[2] * pool(rows[0] * pool(x))
+    wanted = rows[3] * pool(x) + rows[5] * pool(before)
+    assert torch.allclose(network.cells[0](x, factors), wanted, atol=1e-6)
+
+
 def test_candidates_share_the_weights_of_equal_edges() -> None:
     weights = WeightSet(C=4, num_classes=10, layers=3, image_size=8)
     a = cell_of("nor_conv_3x3")

@@ -36,6 +36,8 @@ class RunFlags:
     """auto, cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, else float32"""
+    deterministic: bool = False
+    """a GPU computes the same bits in each run, more slowly; the CPU always does"""
     channels_last: bool = True
     """memory layout of images and weights"""
     threads: int = 1
@@ -96,8 +98,6 @@ class RecipeFlags:
 class TrainingConfig(RunFlags, RecipeFlags):  # the fields of the last one come first
     """Network, recipe and run of a training; the defaults are the published recipe for CIFAR."""
 
-    deterministic: bool = False
-    """a GPU computes the same bits in each run, more slowly; the CPU always does"""
     compile: bool = False
     """compile the network: minutes at the start, faster steps"""
 

@@ -61,25 +61,26 @@ def train_one_epoch(
     and whoever called decides what that means.
     """
     network.train()
-    loss_sum = error_sum = None
-    images, losses = 0, []
+    sizes: list[int] = []
+    losses: list[Tensor] = []
+    wrong: list[Tensor] = []
     for inputs, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         outputs = forward(network, inputs, precision, lowered(network, precision))
         logits, loss, total = _losses(outputs, labels, auxiliary_weight, label_smoothing, "mean")
         scaler.scale(total).backward()
         clip_and_step(network, optimizer, scaler, grad_clip)
-        # Sums stay on the device: reading them each step would make a GPU wait.
-        wrong = (logits.argmax(1) != labels).sum()
-        weighted = loss.detach().double() * len(labels)
-        loss_sum = weighted if loss_sum is None else loss_sum + weighted
-        error_sum = wrong if error_sum is None else error_sum + wrong
-        images += len(labels)
+        # These stay on the device until the end: reading them each step would make a GPU wait.
         losses.append(loss.detach())
-    if loss_sum is None or error_sum is None:
+        wrong.append((logits.argmax(1) != labels).sum())
+        sizes.append(len(labels))
+    if not sizes:
         raise ValueError("no batch to train on: the batch size is larger than the number of images")
-    steps = torch.stack(losses).double().cpu()
-    return EpochResult(loss_sum.item() / images, error_sum.item() / images, images, steps)
+    steps, images = torch.stack(losses).double().cpu(), sum(sizes)
+    loss_sum = 0.0
+    for loss_of_batch, size in zip(steps.tolist(), sizes, strict=True):
+        loss_sum += loss_of_batch * size  # `sum` would round otherwise from Python 3.12 on
+    return EpochResult(loss_sum / images, torch.stack(wrong).sum().item() / images, images, steps)
 
 
 def train_step(

@@ -9,9 +9,9 @@ from torch import nn
 
 
 def sgd(network: nn.Module, config: Any, learning_rate: float) -> torch.optim.SGD:
-    """SGD over all parameters, with momentum and weight decay of `config`."""
+    """SGD over all parameters that are not frozen, with momentum and weight decay of `config`."""
     return torch.optim.SGD(
-        network.parameters(),
+        [p for p in network.parameters() if p.requires_grad],
         lr=learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,

@@ -27,17 +27,18 @@ def choose_precision(device: torch.device, precision: str, new: bool = True) -> 
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "float32"
 
 
-def choose_kernels(device: torch.device, deterministic: bool) -> None:
+def choose_kernels(device: torch.device, deterministic: bool, one_size: bool = True) -> None:
     """Let a GPU take its fastest kernels, TF32 among them, or those that give the same bits each time.
 
-    Where PyTorch has no deterministic kernel it warns. On the CPU nothing changes.
+    The fastest ones are found by trying, for each size of images anew: not where there are many sizes
+    (`one_size` False). Where PyTorch has no deterministic kernel it warns. On the CPU nothing changes.
     """
     if device.type == "cpu":
         return
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may share its memory
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = one_size and not deterministic
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not deterministic
 
 
