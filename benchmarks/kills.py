@@ -46,8 +46,8 @@ SMALL = "--init_channels 4 --layers 3 --device cpu"
 RUNS: dict[str, tuple[ModuleType, str]] = {
     "search": (
         train_search,
-        f"{SMALL} --set digits --images 100 --pop_size 4 --generations 2 --finalists 1 --batch_size 50 "
-        "--final_epochs 1",
+        f"{SMALL} --set digits --images 100 --estimate weight_set --pop_size 4 --generations 2 --finalists 1 "
+        "--batch_size 50 --final_epochs 1",
     ),
     "train": (
         train,

@@ -40,7 +40,8 @@ from utils import write_atomically
 
 SMALL = "--set digits --init_channels 4 --layers 3 --device cpu"
 TRAINING = f"{SMALL} --batch_size 360 --epochs 1"
-SEARCH = f"{SMALL} --images 100 --pop_size 4 --generations 2 --finalists 1 --batch_size 50 --final_epochs 1"
+SEARCH = f"{SMALL} --images 100 --estimate weight_set --pop_size 4 --generations 2 --finalists 1"
+SEARCH += " --batch_size 50 --final_epochs 1"
 MEMORY, SECONDS = 512 * 2**20, 60.0  # more than a program that reads the good file takes; of CPU time
 # What reads a checkpoint: the script, its flags, the run that the file is from, the file.
 READERS: dict[str, tuple[ModuleType, str, str, str]] = {

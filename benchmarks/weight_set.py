@@ -1,6 +1,6 @@
 """How well a search's weight set tells cells apart: rank correlation of its estimates with training alone.
 
-    python train_search.py --set digits --generations 12 --init_channels 8 --layers 3 --save runs/digits
+    python train_search.py --set digits --estimate weight_set --init_channels 8 --layers 3 --save runs/digits
     python benchmarks/weight_set.py --run runs/digits --cells 10 --json out.json
 
 Estimates are validation losses of cells with the set's weights: as they are, and after one epoch of training,

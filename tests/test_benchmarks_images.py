@@ -22,7 +22,9 @@ import genotypes  # noqa: E402
 from common.flags import parse, run_script  # noqa: E402
 from images import sets  # noqa: E402
 
-SMALL = "--set digits --images 40 --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
+SMALL = (
+    "--set digits --images 40 --estimate weight_set --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
+)
 FLAGS = f"{SMALL} --budget 4 --seeds 0 --repeats 1 --finalists 2 --final_epochs 1 --test_images 50"
 
 

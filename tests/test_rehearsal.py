@@ -65,8 +65,8 @@ LAUNCHES = {  # of a candidate of three cells
     ("project", "bfloat16", "batch"): 133,
 }
 
-SEARCH = "--set digits --images 200 --pop_size 4 --generations 3 --finalists 2 --init_channels 4 --layers 3"
-SEARCH += " --batch_size 50 --final_epochs 1 --recalibrate 1 --device cpu"
+SEARCH = "--set digits --images 200 --estimate weight_set --pop_size 4 --generations 3 --finalists 2"
+SEARCH += " --init_channels 4 --layers 3 --batch_size 50 --final_epochs 1 --recalibrate 1 --device cpu"
 RANDOM = f"{SEARCH} --strategy random --no_rank --generations 1 --recalibrate 0"
 TRAIN = "--set digits --init_channels 4 --layers 3 --batch_size 360 --device cpu"
 RECIPE = f"{TRAIN} --epochs 2 --auxiliary --cutout --ema 0.9 --label_smoothing 0.1 --micro_batches 2"
