@@ -100,6 +100,7 @@ def _openvino(network: Network, precision: str) -> Compute:
 
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # or the processes of one evaluation would share the first cores
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
     }
     core = openvino.Core()
