@@ -65,7 +65,9 @@ class RunFolder:
     def _check_free(self) -> None:
         if self.path.is_file():
             raise ValueError(f"--save {self.path}: is a file; name a new folder")
-        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+        # A program that was killed in its first moment leaves half a file of settings: no run to go on with.
+        free = self.path.is_dir() and set(self.path.iterdir()) <= set(temporary_files(self.path))
+        if self.path.exists() and not free:
             raise ValueError(
                 f"--save {self.path}: exists already; go on with --resume {self.path}, or choose a new folder"
             )
@@ -76,6 +78,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             self._check_free()  # now that it is ours
+            self._sweep()
         except OSError as error:
             raise OSError(f"--save {self.path}: cannot be made: {error.strerror or error}") from None
         settings = dataclasses.asdict(config)
@@ -91,8 +94,11 @@ class RunFolder:
     def _lock_and_sweep(self) -> None:
         if self._unlock is None:
             self._take_lock()
-            for file in temporary_files(self.path):
-                file.unlink()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for file in temporary_files(self.path):
+            file.unlink()
 
     def _take_lock(self) -> None:
         # On the folder itself: no file is left behind, and the system frees it however the program ends.

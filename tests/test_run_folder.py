@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from common import checkpoint, run_folder
 from common.flags import parse
@@ -45,6 +48,25 @@ def test_a_folder_that_holds_anything_is_refused_and_an_empty_one_is_not(tmp_pat
     with pytest.raises(ValueError, match=r"--save .*: exists already; go on with --resume"):
         RunFolder(tmp_path).create(Config(pop_size=6))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_program_killed_before_its_settings_were_whole_does_not_keep_the_folder(tmp_path: Path) -> None:
+    code = f"""
+import os
+from dataclasses import dataclass
+os.replace = lambda *names: os._exit(9)  # killed between the new file and its name
+from common.run_folder import RunFolder
+@dataclass
+class Config:
+    seed: int = 0
+RunFolder({str(tmp_path / "run")!r}).create(Config())
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 9
+    assert len(list((tmp_path / "run").iterdir())) == 1
+    folder = RunFolder(tmp_path / "run")
+    folder.check_free()
+    folder.create(Config())
+    assert [path.name for path in folder.path.iterdir()] == ["config.json"]
 
 
 def test_one_program_at_a_time(tmp_path: Path) -> None:
