@@ -103,6 +103,9 @@ def check_flags(config: Any, facts: dict[str, Any]) -> None:
 def check_description(state: Mapping[str, Any]) -> None:
     """Raise LookupError or TypeError where what a file says of its network and images is of another kind."""
     facts, images = state["network"], state["images"]
+    for part in (facts, images):
+        if not isinstance(part, dict):  # a tensor would be indexed by a name, and warn
+            raise TypeError(f"it has a {type(part).__name__} where a description belongs")
     kinds: list[tuple[Any, type | UnionType]] = [
         *((facts[name], int) for name in ("C", "num_classes", "layers", "in_channels")),
         *((pixels, int) for pixels in facts["image_size"]),
