@@ -369,15 +369,19 @@ def test_searches_on_images() -> None:
 
 def test_the_share_of_the_gap() -> None:
     text = " ".join(RESULTS.read_text().split())
-    found = record("2026-11-26-search-on-images/cifar10_jpeg.json")
-    shares = [
-        found["strategies"][name]["share_of_gap"] for name in ("ours", "random_same_estimate", "halving")
-    ]
-    assert f"Of the {100 * found['gap']:.2f} points" in text
-    assert (
-        "closes {:.0%} on CIFAR-10 and the best of random cells {:.0%}, halving {:.0%}".format(*shares)
-        in text
+    cifar10, fashion = (
+        record(f"2026-11-26-search-on-images/{name}.json") for name in ("cifar10_jpeg", "fashion_mnist")
     )
+    names = ("ours", "random_same_estimate", "halving")
+    shares, others = (
+        [found["strategies"][name]["share_of_gap"] for name in names] for found in (cifar10, fashion)
+    )
+    words = "closes {:.0%}{} the best of random cells {:.0%}, halving {:.0%}"
+    assert f"Of the {100 * cifar10['gap']:.2f} points" in text
+    assert words.format(shares[0], " on CIFAR-10 and", *shares[1:]) in text
+    assert f"a gap of {100 * fashion['gap']:.2f} points" in text
+    assert words.format(others[0], ",", *others[1:]) in text
+    assert "{:.0%} and {:.0%} of the gap".format(shares[0], others[0]) in " ".join(README.read_text().split())
 
 
 def test_fronts() -> None:
@@ -394,6 +398,19 @@ def test_what_ranks_cells() -> None:
     for epoch, *printed in rows_of(RESULTS, "## What ranks cells on images")[:-1]:
         rows = [found[f"{kind}, on the way, {epoch}"] for kind in kinds]
         assert printed == [f"{r['tau']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows]
+
+
+def test_what_ranks_cells_on_fashion_mnist() -> None:
+    found, text = (
+        record("2026-11-26-image-table/estimates_fashion_mnist.json"),
+        " ".join(RESULTS.read_text().split()),
+    )
+    gain, taus = found["gain"], found["estimates"]
+    assert f"mean {gain['mean']:.2f}%, sd between cells {gain['sd_between_cells']:.2f}" in text
+    assert f"the best of 25 is {gain['best_of']['25']:.1f} points above the mean" in text
+    values = [taus[f"training loss, on the way, {epoch}"]["tau"] for epoch in (1, 4, 10)]
+    assert "its tau is {:.2f}, {:.2f} and {:.2f}".format(*values) in text
+    assert f"another training's test accuracy has {taus['another full training']['tau']:.2f}" in text
 
 
 CHANGES = (  # in the order of the table
