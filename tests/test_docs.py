@@ -381,7 +381,7 @@ def test_the_share_of_the_gap() -> None:
     assert words.format(shares[0], " on CIFAR-10 and", *shares[1:]) in text
     assert f"a gap of {100 * fashion['gap']:.2f} points" in text
     assert words.format(others[0], ",", *others[1:]) in text
-    assert "{:.0%} and {:.0%} of the gap".format(shares[0], others[0]) in " ".join(README.read_text().split())
+    assert f"{shares[0]:.0%} and {others[0]:.0%} of the gap" in " ".join(README.read_text().split())
 
 
 def test_fronts() -> None:
