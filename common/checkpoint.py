@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from common import vetting
-from utils import lacks_memory, write_atomically
+from utils import TEMPORARY, lacks_memory, write_atomically
 
 PREVIOUS = ".previous"
 VERSION = "1.0.0"  # of the project, kept in every checkpoint
@@ -43,13 +43,18 @@ def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -
     if keep_previous and path.exists():
         # A link before the replacement: at no moment is there no good checkpoint.
         older = previous(path)
-        spare = path.with_name(f".{older.name}")
+        spare = path.with_name(f".{older.name}{TEMPORARY}")
         spare.unlink(missing_ok=True)
         try:
-            os.link(path, spare)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, spare)
-        os.replace(spare, older)
+            try:
+                os.link(path, spare)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, spare)
+            os.replace(spare, older)
+        finally:
+            # Half a copy, where the disk was full; or, after such a stop, `older` had been the same file, and
+            # to rename a file to itself does nothing.
+            spare.unlink(missing_ok=True)
     write_atomically(path, buffer.getvalue())
 
 
