@@ -480,7 +480,7 @@ def test_settings_that_were_edited_are_one_line(run, unfinished):
     "changed",
     [
         *({"epoch": "1"}, {"steps": -1}, {"seconds": None}, {"processes": 1.5}, {"rows": [{}]}),
-        *({"sums": [1.0]}, {"network": 3}, {"optimizer": {"state": {}}}),
+        *({"sums": [1.0]}, {"network": 3}, {"optimizer": {"state": {}}}, {"origin": torch.zeros(2)}),
     ],
 )
 def test_a_checkpoint_that_holds_something_else_is_one_line(run, unfinished, changed):

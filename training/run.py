@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -168,6 +169,8 @@ class TrainingRun(Generic[AnyNetwork]):
             raise ValueError("seconds and processes are no numbers")
         if not all(row.keys() >= ROW | set(self.measures) for row in state["rows"]):
             raise ValueError("the rows of the epochs are incomplete")
+        # Else the last epoch would end in an error: TypeError for what neither table nor card can hold.
+        json.dumps([state["rows"], state.get("origin")])
         if self.sums.new_tensor(state["sums"]).shape != self.sums.shape:
             raise ValueError("the sums of the epoch are not three")
         for name, part in self._parts().items():
