@@ -413,6 +413,18 @@ def test_what_ranks_cells_on_fashion_mnist() -> None:
     assert f"another training's test accuracy has {taus['another full training']['tau']:.2f}" in text
 
 
+def test_what_a_weight_set_tells() -> None:
+    found = record("2026-11-26-set-estimates/estimates.json")["estimates"]
+    ways = ("published", "random pairs", "short visits", "fast only", "mean", "constant rate")
+    judged = [f"{how}{age}" for how in LOSSES for age in ("", ", age out")]
+    for way, (_, *printed) in zip(ways, rows_of(RESULTS, "### What a weight set tells"), strict=True):
+        rows = [found[f"set {way}: {name}"] for name in (*judged, "as it is")]
+        assert printed == [f"{r['tau']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows]
+        with_age, without = (found[f"set {way}: {LOSSES[1]}{age}"]["tau"] for age in ("", ", age out"))
+        assert without > with_age
+
+
+LOSSES = ("last rate validation loss", "rate training loss")
 CHANGES = (  # in the order of the table
     *("ours", "ours_without_screen", "ours_without_levels", "ours_without_decide", "ours_without_rank"),
     *("ours_with_mixed_pairs", "ours_with_4_proposals", "ours_with_64_proposals", "ours_with_short_steps"),
