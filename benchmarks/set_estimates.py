@@ -7,8 +7,9 @@
 weight set on equally many images, the first one as published. Then random cells of the table are judged with
 the set's weights: as they are, with batch-norm re-estimated, and after a visit at the rate at which the set
 ended, and at `--rate`. One line of `sets.csv` is one cell: what it was judged at, the share of its
-operations' weights that the set has trained, and for how many steps (`age`, their mean). The file is written
-anew after each set; what was stopped goes on when it is started again.
+operations' weights that candidates have trained, and for how many steps (`age`, their mean), whether or not
+the set then took what they learned. The file is written anew after each set; what was stopped goes on when it
+is started again.
 """
 
 from __future__ import annotations

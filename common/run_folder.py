@@ -32,8 +32,7 @@ from common.flags import PLACES, SAID, parse
 from utils import stop_printing, temporary_files, write_atomically
 
 Config = TypeVar("Config")
-# A flag of each program that the others do not have: tells whose settings are in a folder.
-PROGRAMS = {  # flags that only its runs have, together
+PROGRAMS = {  # flags that, together, only a run of this program has: they tell whose settings are in a folder
     "train_search.py": ("pop_size",),
     "train_dense.py": ("strides",),
     "train_imagenet.py": ("workers", "auxiliary"),

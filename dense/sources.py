@@ -71,7 +71,8 @@ class Boxes(NamedTuple):
 class Source:
     """The images of one or more parts: `images` and `masks` are paths or arrays, `boxes` of each image.
 
-    `classes` are the names of the labels 1, 2, ...; 0 is the background."""
+    `classes` are the names of the labels 1, 2, ...; 0 is the background.
+    """
 
     name: str
     classes: tuple[str, ...]

@@ -37,9 +37,7 @@ from spaces import Space
 from utils import lacks_memory, write_atomically
 
 MAY_DIFFER = ("data", "device", "record", "max_megapixels")  # flags of train_search.py, when a run goes on
-BEFORE = {  # settings of searches that knew no others
-    "estimate": "weight_set",
-    "candidate_epochs": 1,
+BEFORE = {  # settings of searches that knew no others, beside those in their config's EARLIER
     "space": "darts",
     "operations": None,
     "nodes": None,
@@ -175,7 +173,9 @@ class SearchRun:
         state, problem = found
         if missing := NEEDED - set(state):
             raise ValueError(f"{path}: no checkpoint of this version: {', '.join(sorted(missing))} missing")
-        if differing := _differing(BEFORE | dict(state["settings"]), _settings(self.config)):
+        if differing := _differing(
+            BEFORE | self.config.EARLIER | dict(state["settings"]), _settings(self.config)
+        ):
             raise ValueError(
                 f"{path}: the checkpoint of a run with other settings than {folder.path}'s: {differing}"
             )
