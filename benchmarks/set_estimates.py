@@ -7,9 +7,8 @@
 weight set on equally many images, the first one as published. Then random cells of the table are judged with
 the set's weights: as they are, with batch-norm re-estimated, and after a visit at the rate at which the set
 ended, and at `--rate`. One line of `sets.csv` is one cell: what it was judged at, the share of its
-operations' weights that candidates have trained, and for how many steps (`age`, their mean), whether or not
-the set then took what they learned. The file is written anew after each set; what was stopped goes on when it
-is started again.
+operations' weights that the set has taken from candidates, and their `age`, as a search tells its predictor
+(WeightSet.age). The file is written anew after each set; what was stopped goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import dataclasses
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,12 +135,11 @@ def networks_of(config: Config) -> Networks:
 
 
 class TrainedSet:
-    """A weight set while it trains, and for how many steps each of its weights has."""
+    """A weight set that trains in one of the ways, and then judges."""
 
     def __init__(self, task: Task, way: Way, config: Config) -> None:
         self.task, self.way, self.config = task, way, config
         self.weight_set: WeightSet = task.weight_set("weight set")
-        self.ages: Counter[str] = Counter()
         self.rate = way.constant or config.learning_rate_min  # where it ends
         self._train()
 
@@ -180,11 +177,8 @@ class TrainedSet:
         found = train_candidate(
             task, self.weight_set, Job(cell, ("visit", visit), [(rate, 0.0)] * way.epochs)
         )
-        if found.finite:
-            for key in filter(SHARED.match, found.weights):
-                self.ages[key] += task.steps * way.epochs
-            if way.take == "each":
-                self.weight_set.absorb(found.weights)
+        if found.finite and way.take == "each":
+            self.weight_set.absorb(found.weights)
         return found
 
     def _take(self, fast: TrainedCandidate, slow: TrainedCandidate) -> None:
@@ -195,16 +189,19 @@ class TrainedSet:
                     weights[key] = (weights[key] + slow.weights[key]) / 2
         self.weight_set.absorb(weights, slow.weights if self.way.take != "fast" and slow.finite else None)
 
+    def _trained_share(self, cell: AnyGenotype) -> float:
+        weights, visits = self.weight_set.weights(self.weight_set.network(cell)), self.weight_set.visits
+        assert visits is not None, "a set that starts here counts them"
+        names = list(filter(SHARED.match, weights))
+        return sum(visits[name] > 0 for name in names) / len(names) if names else 1.0
+
     def judge(self, cell: AnyGenotype) -> dict[str, Any]:
         """What the set says of a cell; all cells see the same batches. Empty where training diverged."""
-        network = self.weight_set.network(cell)
-        names = [name for name in self.weight_set.weights(network) if SHARED.match(name)]
-        steps = [self.ages[name] for name in names]
-        again = dataclasses.replace(self.task.config, recalibrate=self.config.recalibrate)
         row: dict[str, Any] = {
-            "trained_share": sum(age > 0 for age in steps) / len(steps) if steps else 1.0,
-            "age": sum(steps) / len(steps) if steps else 0.0,
+            "trained_share": self._trained_share(cell),
+            "age": self.weight_set.age(cell),
         }
+        again = dataclasses.replace(self.task.config, recalibrate=self.config.recalibrate)
         job = Job(cell, ("judge",), [])
         as_it_is = train_candidate(self.task._replace(config=again), self.weight_set, job)
         row["as_it_is"] = as_it_is.loss
