@@ -292,39 +292,62 @@ class CellSpace(ChoiceSpace):
         A node's edges are counted without their order, so the same cell has the same features.
         """
         choices = np.atleast_2d(choices)
+        edges = np.repeat(self._edge_start, 2) + choices[:, ::2]
         operations = len(self.operations)
-        found = np.zeros((len(choices), self._edges * operations))
-        rows = np.arange(len(choices))
-        for at in range(0, self.positions, 2):
-            column = (self._edge_start[at // 4] + choices[:, at]) * operations + choices[:, at + 1]
-            found[rows, column] += 1.0
-        return found
+        return _count(edges * operations + choices[:, 1::2], self._edges * operations)
 
     def blocks(self, choices: Integers, reading: str) -> Blocks:
         """Edges with operations; counts by cell, node and kind of input; inputs; depths."""
         choices = np.atleast_2d(choices)
-        rows, cells, nodes = len(choices), len(self.cells), self.nodes
-        edges = choices.reshape(rows, cells, nodes, 2, 2)  # (n, cell, node, edge, (input, operation))
-        sources, operations = edges[..., 0], edges[..., 1]
-        operation = np.eye(len(self.operations))[operations]
-        source = np.eye(nodes + 1)[sources]
-        kind = np.eye(3)[np.minimum(sources, 2)]  # the cell's two inputs, any node
-        depth = np.zeros((rows, cells, nodes + 2))
-        for node in range(nodes):
+        sources, operations = (choices[:, first::2, None] for first in (0, 1))  # (n, edges, 1)
+        parts, starts, (of_source, of_kind, of_operation) = self._counted
+        places = starts + of_source * sources + of_operation * operations
+        places += of_kind * np.minimum(sources, 2)  # the cell's two inputs, any node
+        counts = _count(places.reshape(len(choices), -1), max(part.stop for part in parts.values()))
+        found = {name: counts[:, part] for name, part in parts.items()}
+        return found | {"depths": self._depths(choices)}
+
+    @cached_property
+    def _counted(self) -> tuple[dict[str, slice], Integers, Integers]:
+        """The blocks that count edges, side by side: the part of each, and its feature that counts an edge.
+
+        That is the place for the edge's first source and operation, (edges, blocks); and how much further it
+        is for the next source, kind of source and operation, (3, blocks).
+        """
+        node = np.arange(self.positions // 2) // 2  # of each edge, among those of all cells
+        cell, cells, nodes = node // self.nodes, len(self.cells), len(self.cells) * self.nodes
+        operations, sources = len(self.operations), self.nodes + 1
+        both = sources * operations
+        blocks = {  # features, those before an edge's first one, and the steps
+            EDGES: (self._edges * operations, self._edge_start[node] * operations, (operations, 0, 1)),
+            "counts_by_cell": (cells * operations, cell * operations, (0, 0, 1)),
+            **({"counts": (operations, 0 * node, (0, 0, 1))} if cells > 1 else {}),
+            "counts_by_node": (nodes * operations, node * operations, (0, 0, 1)),
+            "inputs_by_node": (nodes * sources, node * sources, (1, 0, 0)),
+            "inputs": (cells * sources, cell * sources, (1, 0, 0)),
+            "kinds_with_operations": (cells * 3 * operations, cell * 3 * operations, (0, operations, 1)),
+            "inputs_with_operations": (cells * both, cell * both, (operations, 0, 1)),
+        }
+        sizes, starts, steps = zip(*blocks.values(), strict=True)
+        ends = np.cumsum(sizes).tolist()
+        parts = {name: slice(end - size, end) for name, size, end in zip(blocks, sizes, ends, strict=True)}
+        begins = [part.start for part in parts.values()]
+        return parts, np.stack(starts, axis=1) + begins, np.array(steps).T
+
+    def _depths(self, choices: Integers) -> np.ndarray:
+        """How many edges lie above each node, at most; and the same of each cell, (n, nodes + cells)."""
+        sources = choices[:, ::2].reshape(len(choices), len(self.cells), self.nodes, 2)
+        depth = np.zeros((len(choices), len(self.cells), self.nodes + 2))
+        for node in range(self.nodes):
             into = np.take_along_axis(depth, sources[:, :, node], axis=2)
             depth[:, :, node + 2] = 1 + into.max(axis=2)
-        by_cell = operation.sum(axis=(2, 3))
-        return {
-            EDGES: self.features(choices),
-            "counts_by_cell": by_cell.reshape(rows, -1),
-            **({"counts": by_cell.sum(axis=1)} if cells > 1 else {}),
-            "counts_by_node": operation.sum(axis=3).reshape(rows, -1),
-            "inputs_by_node": source.sum(axis=3).reshape(rows, -1),
-            "inputs": source.sum(axis=(2, 3)).reshape(rows, -1),
-            "kinds_with_operations": np.einsum("ncdek,ncdeo->ncko", kind, operation).reshape(rows, -1),
-            "inputs_with_operations": np.einsum("ncdek,ncdeo->ncko", source, operation).reshape(rows, -1),
-            "depths": np.concatenate([depth[:, :, 2:].reshape(rows, -1), depth.max(axis=2)], axis=1),
-        }
+        return np.concatenate([depth[:, :, 2:].reshape(len(choices), -1), depth.max(axis=2)], axis=1)
+
+
+def _count(places: Integers, size: int) -> np.ndarray:
+    """How often each of `size` places stands in each row of (n, m), (n, size)."""
+    rows = np.arange(len(places))[:, None] * size
+    return np.bincount((places + rows).ravel(), minlength=len(places) * size).reshape(-1, size) + 0.0
 
 
 class Features:
@@ -351,6 +374,11 @@ class Features:
         """The names of the blocks, in their order."""
         names = list(self._kept(np.zeros((1, self.space.positions), dtype=np.int64)))
         return names if self.prior is None else [*names, PRIOR]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many features each block has."""
+        return [block.shape[1] for block in self.blocks(np.zeros((1, self.space.positions), dtype=np.int64))]
 
     def interacting(self) -> list[int]:
         """The places of the blocks whose interactions the kernel models too."""

@@ -117,7 +117,7 @@ def uphill(
     found = []
     for _ in range(count):
         moves = np.stack([space.sample(rng) for _ in range(MOVES)])
-        row = promising(space, posterior, moves, np.empty((0, space.positions), np.int64), banned, rng)[0]
+        row = next(promising(space, posterior, moves, np.empty((0, space.positions), np.int64), banned, rng))
         banned |= {tuple(row.tolist()), *map(tuple, space.neighbours(row).tolist())}
         found.append(space.architecture(row))
     return found

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from encoding import Features, Integers
 
-Projected = tuple[
-    np.ndarray, np.ndarray
-]  # features of the linear part and of the interactions, (n, ...) each
+
+class Projected(NamedTuple):
+    """Features whose inner product is the linear part, (n, ...); those whose distance gives the interactions,
+    (n, ...), and their squared lengths, (n,).
+    """
+
+    straight: np.ndarray
+    mixed: np.ndarray
+    squares: np.ndarray
+
+    def at(self, places: Integers | slice) -> Projected:
+        """Those at some places."""
+        return Projected(*(part[places] for part in self))
+
 
 # Logarithms behind those of the features, by name: centre and spread of their normal priors.
 OTHERS = {
@@ -38,6 +50,11 @@ class Kernel:
     def __init__(self, features: Features) -> None:
         self.features, self.interacting = features, features.interacting()
         self.linear, mixed = len(features.names()), len(self.interacting)
+        ends = np.cumsum(features.sizes)
+        self._mixed_sizes = [features.sizes[place] for place in self.interacting]
+        self._mixed = np.concatenate(
+            [np.arange(ends[place] - features.sizes[place], ends[place]) for place in self.interacting]
+        )  # where the features of the interacting blocks stand among all
         centre, spread = np.array(list(OTHERS.values())).T
         self.centre = np.concatenate(
             [np.full(self.linear, -1.5), [-0.5], np.full(mixed, -math.log(mixed)), centre]
@@ -49,27 +66,36 @@ class Kernel:
         return dict(zip(OTHERS, np.exp(logs[-len(OTHERS) :]).tolist(), strict=True))
 
     def project(self, rows: Integers, logs: np.ndarray) -> Projected:
-        """Features whose inner product is the linear part, and whose distance gives the interactions."""
+        """The features of rows of choices, (n, positions), with their weights."""
         if not len(rows):
-            straight, mixed = self.project(np.zeros((1, rows.shape[1]), dtype=np.int64), logs)
-            return straight[:0], mixed[:0]
-        blocks = self.features.blocks(rows)
-        weights = np.exp(0.5 * logs)
-        rates = weights[self.linear + 1 :]
-        straight = np.concatenate([block * w for block, w in zip(blocks, weights, strict=False)], axis=1)
-        scaled = [blocks[index] * rate for index, rate in zip(self.interacting, rates, strict=False)]
-        return straight, np.concatenate(scaled, axis=1)
+            return self.project(np.zeros((1, rows.shape[1]), dtype=np.int64), logs).at(slice(0))
+        found = np.concatenate(self.features.blocks(rows), axis=1)
+        weights, sizes = np.exp(0.5 * logs), self.features.sizes
+        mixed = np.take(found, self._mixed, axis=1)
+        mixed *= np.repeat(weights[self.linear + 1 :][: len(self.interacting)], self._mixed_sizes)
+        found *= np.repeat(weights[: self.linear], sizes)
+        return Projected(found, mixed, (mixed**2).sum(1))
 
     def between(self, x: Projected, y: Projected, logs: np.ndarray) -> np.ndarray:
         """Covariances of projected rows, (n, m), of different architectures."""
-        return x[0] @ y[0].T + self.interactions(x, y, logs)
+        found = self.interactions(x, y, logs)
+        found += x.straight @ y.straight.T
+        return found
 
     def interactions(self, x: Projected, y: Projected, logs: np.ndarray) -> np.ndarray:
         """The covariances without the linear part, (n, m)."""
-        distance = (x[1] ** 2).sum(1)[:, None] + (y[1] ** 2).sum(1)[None] - 2 * x[1] @ y[1].T
-        return math.exp(logs[self.linear]) * np.exp(-0.5 * np.maximum(distance, 0))
+        found = x.squares[:, None] + y.squares[None]  # a squared distance; in place from here on
+        found -= x.mixed @ (2 * y.mixed).T
+        found *= -0.5
+        np.exp(np.minimum(found, 0, out=found), out=found)
+        found *= math.exp(logs[self.linear])
+        return found
 
     def paired(self, x: Projected, y: Projected, logs: np.ndarray) -> np.ndarray:
         """Covariances of row i with row i, of different architectures; one row of `y` serves all. (n,)"""
-        distance = ((x[1] - y[1]) ** 2).sum(1)
-        return (x[0] * y[0]).sum(1) + math.exp(logs[self.linear]) * np.exp(-0.5 * distance)
+        distance = ((x.mixed - y.mixed) ** 2).sum(1)
+        return (x.straight * y.straight).sum(1) + math.exp(logs[self.linear]) * np.exp(-0.5 * distance)
+
+    def variances(self, x: Projected, logs: np.ndarray) -> np.ndarray:
+        """Covariances of each row with itself, but for what is an architecture's own, (n,)."""
+        return (x.straight**2).sum(1) + math.exp(logs[self.linear])

@@ -7,7 +7,7 @@ qualities fade.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
@@ -50,7 +50,9 @@ class Posterior:
         # All arrays have room for what will be added, so that nothing is copied to make them grow; the factor
         # has ones on its diagonal there, so that BLAS can work on the whole. Gain and weights are those of
         # qualities as they were when this began, from which `_across` goes to those of now.
-        self._features = tuple(_with_room(part, 2 * room) for part in kernel.project(seen.rows, logs))
+        self._features = Projected(
+            *(_with_room(part, 2 * room) for part in kernel.project(seen.rows, logs))
+        )  # of the distinct architectures
         self._factor = np.eye(len(seen) + room, order="F")
         size = len(seen.rows) + 1 + 2 * room
         self._gain, self._weights = np.zeros((size, size), order="F"), np.zeros(size)
@@ -77,8 +79,7 @@ class Posterior:
 
     def _known(self) -> Projected:
         """The features of the distinct architectures."""
-        straight, mixed = self._features
-        return straight[: len(self.places)], mixed[: len(self.places)]
+        return self._features.at(slice(len(self.places)))
 
     def _covariance(self, new: Observations, qualities: np.ndarray) -> np.ndarray:
         """Covariances of `new` with all that was seen, given those of new's qualities with all qualities."""
@@ -112,7 +113,7 @@ class Posterior:
         of r, and u how r depends on `known`: gain += u u^T / s^2, weights += u r / s^2.
         """
         pair, count, known = np.array([one.first[0], one.second[0]]), len(self.seen), self._known()
-        both = self.kernel.between((known[0][pair], known[1][pair]), known, self.logs)
+        both = self.kernel.between(known.at(pair), known, self.logs)
         both[[0, 1], pair] += self.others["own"]
         qualities = (0.5 * (both[0] + both[1]) if one.mean[0] else both[0] - both[1])[None]
         across = np.zeros(len(self._factor))
@@ -140,24 +141,27 @@ class Posterior:
 
     def mean(self, rows: Integers) -> np.ndarray:
         """Posterior mean of f, (n,)."""
-        here, known = self.kernel.project(rows, self.logs), self._known()
+        known, seen = self._known(), self._seen_among(rows)
+        if len(seen) == len(rows):  # as in most searches, for what they have trained
+            here = known.at(np.array([*seen.values()], dtype=np.int64))
+        else:
+            here = self.kernel.project(rows, self.logs)
         weights = self._weights[1 : len(self.places) + 1]
-        found = here[0] @ (weights @ known[0])  # no matrix of covariances for the linear part
+        found = here.straight @ (weights @ known.straight)  # no matrix of covariances for the linear part
         found += weights @ self.kernel.interactions(known, here, self.logs)
-        for column, place in self._seen_among(rows):
+        for column, place in seen.items():
             found[column] += weights[place] * self.others["own"]
         return self.expected(rows) + found * math.exp(-self.others["fade"] * (self.now - self.begun))
 
-    def _seen_among(self, rows: Integers) -> Iterator[tuple[int, int]]:
+    def _seen_among(self, rows: Integers) -> dict[int, int]:
         """Which of the rows are among the distinct architectures, and where there."""
-        for column, row in enumerate(np.ascontiguousarray(rows, dtype=np.int64)):
-            if (place := self.places.get(row.tobytes())) is not None:
-                yield column, place
+        keys = (row.tobytes() for row in np.ascontiguousarray(rows, dtype=np.int64))
+        return {column: self.places[key] for column, key in enumerate(keys) if key in self.places}
 
     def _across(self, rows: Integers, here: Projected) -> np.ndarray:
         """Covariances of the distinct architectures, when this began, with `rows` now; (distinct, n)."""
         across = self.kernel.between(self._known(), here, self.logs)
-        for column, place in self._seen_among(rows):
+        for column, place in self._seen_among(rows).items():
             across[place, column] += self.others["own"]
         return across * math.exp(-self.others["fade"] * (self.now - self.begun))
 
@@ -169,12 +173,12 @@ class Posterior:
         With `ages` (n, 2), of the weights of both: of what the loss shows of it, minus the age's effect.
         """
         reference = np.atleast_2d(reference)
-        straight, mixed = self.kernel.project(np.concatenate([rows, reference]), self.logs)
-        here, there = ((straight[part], mixed[part]) for part in (slice(len(rows)), slice(len(rows), None)))
+        both = self.kernel.project(np.concatenate([rows, reference]), self.logs)
+        here, there = both.at(slice(len(rows))), both.at(slice(len(rows), None))
         older = np.zeros(len(rows)) if ages is None else ages[:, 0] - ages[:, 1]
         difference = self._across(rows, here) - self._across(reference, there)
         across = np.concatenate([self.others["age"] * older[None], difference])
-        prior = self.kernel.paired(here, here, self.logs) + self.kernel.paired(there, there, self.logs)
+        prior = self.kernel.variances(here, self.logs) + self.kernel.variances(there, self.logs)
         prior = prior - 2 * self.kernel.paired(here, there, self.logs) + self.others["age"] * older**2
         prior += 2 * self.others["own"] * (rows != reference).any(axis=1)
         size = len(across)
@@ -201,4 +205,4 @@ def expected_excess(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
 
 def _with_room(array: np.ndarray, rows: int) -> np.ndarray:
     """The same, with so many rows of zeros more."""
-    return np.concatenate([array, np.zeros((rows, array.shape[1]))])
+    return np.concatenate([array, np.zeros((rows, *array.shape[1:]))])

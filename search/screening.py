@@ -5,7 +5,7 @@ The score of an architecture is its expected improvement over the best one known
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -30,10 +30,12 @@ class _Scores:
 
     def add(self, rows: Integers) -> None:
         """Score those of the rows that are new and not banned."""
-        distinct = dict.fromkeys(map(tuple, rows.tolist()))
-        new = [row for row in distinct if not (row in self.banned or row in self.known)]
+        new: dict[Choices, int] = {}
+        for place, row in enumerate(map(tuple, rows.tolist())):
+            if not (row in self.banned or row in self.known):
+                new.setdefault(row, place)
         if new:
-            self.known.update(zip(new, self.gain(np.array(new)).tolist(), strict=True))
+            self.known.update(zip(new, self.gain(rows[[*new.values()]]).tolist(), strict=True))
 
     def best(self, count: int) -> list[Choices]:
         """The first so many, the highest first."""
@@ -54,7 +56,7 @@ def promising(
     banned: set[Choices],
     rng: np.random.Generator,
     front: Front | None = None,
-) -> list[Integers]:
+) -> Iterator[Integers]:
     """Choices in order of expected improvement, best first; none of them `banned`.
 
     With a `front` it is that of the front. Proposed are `moves` (n, reals), as many mutated children of the
@@ -76,7 +78,7 @@ def promising(
         scores = _Scores(front.improvement(posterior, known if len(known) else best), banned)
     scores.add(np.array(proposals))
     _climb(space, scores)
-    return [np.array(row) for row in scores.best(RANKED)]
+    return map(np.array, scores.best(RANKED))
 
 
 def _climb(space: ChoiceSpace, scores: _Scores) -> None:

@@ -203,6 +203,44 @@ def test_blocks_can_be_left_out_but_the_edges():
     assert len(fewer.blocks(rows)) == len(full.blocks(rows)) - 2
 
 
+@pytest.mark.parametrize(
+    "space", [CellSpace(), CellSpace(nodes=3, operations=("none", "skip_connect"), one_cell=True)]
+)
+def test_blocks_count_the_edges_of_the_cells(space):
+    rng = np.random.default_rng(0)
+    rows = np.stack([space.read(space.sample(rng)) for _ in range(20)])
+    blocks = space.blocks(rows, "cell")
+    cells, nodes, operations, sources = len(space.cells), space.nodes, len(space.operations), space.nodes + 1
+    for place, row in enumerate(rows):
+        expected = {
+            "edges": np.zeros((cells, nodes, sources, operations)),
+            "counts_by_cell": np.zeros((cells, operations)),
+            "counts": np.zeros(operations),
+            "counts_by_node": np.zeros((cells, nodes, operations)),
+            "inputs_by_node": np.zeros((cells, nodes, sources)),
+            "inputs": np.zeros((cells, sources)),
+            "kinds_with_operations": np.zeros((cells, 3, operations)),
+            "inputs_with_operations": np.zeros((cells, sources, operations)),
+        }
+        for cell, name in enumerate(space.cells):
+            for edge, (operation, source) in enumerate(getattr(space.architecture(row), name)):
+                node, chosen = edge // 2, space.operations.index(operation)
+                expected["edges"][cell, node, source, chosen] += 1
+                expected["counts_by_cell"][cell, chosen] += 1
+                expected["counts"][chosen] += 1
+                expected["counts_by_node"][cell, node, chosen] += 1
+                expected["inputs_by_node"][cell, node, source] += 1
+                expected["inputs"][cell, source] += 1
+                expected["kinds_with_operations"][cell, min(source, 2), chosen] += 1
+                expected["inputs_with_operations"][cell, source, chosen] += 1
+        possible = [expected["edges"][:, node, : node + 2] for node in range(nodes)]
+        whole = np.concatenate([one.reshape(cells, -1) for one in possible], axis=1)
+        expected["edges"] = whole
+        assert (space.features(row)[0] == whole.ravel()).all()
+        for name, block in blocks.items():
+            assert name == "depths" or (block[place] == expected[name].ravel()).all(), name
+
+
 def test_depth_counts_nodes_in_a_row():
     space = CellSpace()
     chain, flat = space.upper - 0.5, space.lower + 0.5  # last inputs, first inputs

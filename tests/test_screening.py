@@ -23,7 +23,7 @@ def proposed(banned=()):
     moves = np.stack([SPACE.sample(rng) for _ in range(8)])
     known = np.stack([SPACE.read(SPACE.sample(rng)) for _ in range(20)])
     banned = {*banned, *(tuple(row) for row in known.tolist())}
-    return promising(SPACE, SumsAreGood(), moves, known, banned, rng), moves, known
+    return list(promising(SPACE, SumsAreGood(), moves, known, banned, rng)), moves, known
 
 
 def test_the_best_comes_first_and_lies_uphill_of_every_move():
