@@ -13,6 +13,7 @@ from dense.backbone import Backbone
 from dense.models import LOSSES, build
 from model import Network, NetworkImageNet, load_network_state
 from training.card import describe_training
+from utils import lacks_memory
 
 KIND = "dense"
 LARGEST = 100_000  # of any number that a file gives
@@ -72,6 +73,8 @@ def load(path: str) -> tuple[nn.Module, dict[str, Any]]:
         model = assemble(NetworkImageNet(*sizes), facts)
         load_network_state(model, state["state_dict"])
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if lacks_memory(error):  # which says nothing of the file
+            raise
         reason = " ".join(str(error).split())
         raise ValueError(f"--model_path {path}: no checkpoint of a dense model ({reason})") from None
     return model.eval(), state

@@ -353,3 +353,12 @@ def test_a_foreign_checkpoint_gets_one_line(finished, tmp_path, run, change, wor
     assert (code, err.count("\n")) == (2, 1), err
     assert words in err
     assert "model.pt" in err
+
+
+def test_a_lack_of_memory_says_nothing_of_the_file(finished, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(card, "load_network_state", fail)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        card.load(str(finished / "model.pt"))

@@ -10,6 +10,7 @@ import torch
 import genotypes
 from common import checkpoint
 from model import NetworkCIFAR, NetworkImageNet
+from training import weights
 from training.card import describe_network
 from training.weights import load_network, load_weights
 
@@ -67,6 +68,21 @@ def test_weights_to_start_from(tmp_path, published, classes, auxiliary, own_auxi
     facts = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "drawn_anew": anew}
     more = {"recipe": {"epochs": 3}, "result": {"test_error": 0.5}, "origin": {"sha256": "f"}}
     assert known == (facts if published else facts | more)
+
+
+def test_a_lack_of_memory_says_nothing_of_the_file(tmp_path, monkeypatch):
+    own, path = network(), tmp_path / "model.pt"
+    checkpoint.save(path, of_network(own))
+
+    def fail(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(weights, "load_network_state", fail)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load_weights(own, config(path), tuple("abc"))
+    facts = checkpoint.load(path)["network"] | {"genotype": own.genotype}
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load_network(NetworkCIFAR, SimpleNamespace(model_path=str(path)), facts, own.state_dict())
 
 
 def with_nan(state):

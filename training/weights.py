@@ -218,6 +218,8 @@ def load_weights(network: Network, config: TrainingConfig, classes: Sequence[str
             if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
                 raise ValueError("its weights are not finite numbers")
         except (ValueError, RuntimeError) as error:
+            if lacks_memory(error):
+                raise
             raise ValueError(f"--weights {path}: {error}") from None
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return {"sha256": digest, "drawn_anew": sorted(set(drawn.values()))} | known
