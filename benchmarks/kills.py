@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +63,7 @@ RUNS: dict[str, tuple[ModuleType, str]] = {
 }
 VICTIMS = ("alone", "worker", "torchrun", "group")
 TO_END = 60.0  # seconds in which all processes of a killed run must be gone
+DONE = RawArray("l", 2)  # in memory that all processes share: the numbers of workers that are done
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Config(Campaign):
 
 def start(program: str, words: list[str], processes: int, output: Path) -> int:
     """Start a program in a process group of its own, under torchrun's agent if in several; its number."""
+    DONE[:] = [0] * len(DONE)
     if number := os.fork():
         return number
     try:
@@ -113,6 +116,7 @@ def _run(program: str, words: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [f"{script.__name__}.py", *words]
     run_script(script.main, parse(script.Config))
+    DONE[int(os.environ.get("LOCAL_RANK", "0"))] = os.getpid()
 
 
 def members(group: int) -> list[int]:
@@ -137,10 +141,23 @@ def kill(group: int, victim: str, draw: random.Random) -> bool:
         children = Path(f"/proc/{group}/task/{group}/children")
         workers = children.read_text().split() if children.exists() else []
         chosen = [int(draw.choice(workers))] if workers else []
+        # One that is done waits for PyTorch's agent, which would wait for ever for a dead one to wake up: the
+        # agent of functions, as here. That of the command torchrun, whose workers are programs, does not.
+        chosen = [number for number in chosen if not _is_done(number)]
     for number in chosen:
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
     return bool(chosen)
+
+
+def _is_done(worker: int) -> bool:
+    """Whether a worker, which is held until it is killed, has nothing left to do; then it goes on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGSTOP)
+        if worker in DONE:
+            os.kill(worker, signal.SIGCONT)
+            return True
+    return False
 
 
 def wait(group: int, seconds: float) -> int | None:

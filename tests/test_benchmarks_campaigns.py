@@ -53,6 +53,21 @@ def test_whatever_a_kill_could_spoil_is_seen(two_runs):
         kills.differences(run, reference)
 
 
+def test_a_worker_that_is_done_is_left_alone(monkeypatch):
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True
+    ) as one:
+        monkeypatch.setattr(kills, "DONE", [0, one.pid])
+        assert kills._is_done(one.pid)
+        time.sleep(0.1)
+        assert one.poll() is None
+        assert "T" not in Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        monkeypatch.setattr(kills, "DONE", [0, 0])
+        assert not kills._is_done(one.pid)
+        one.kill()
+        assert one.wait() == -signal.SIGKILL
+
+
 def test_what_lies_about_is_seen(two_runs):
     run, reference = two_runs
     (run / "odd.txt").touch()
