@@ -385,6 +385,14 @@ def test_the_share_of_the_gap() -> None:
     assert f"{shares[0]:.0%} and {others[0]:.0%} of the gap" in " ".join(README.read_text().split())
 
 
+def test_the_speed_of_the_predictor() -> None:
+    found = record("2026-11-26-predictor-speed/predictor_speed.json")["seconds"]
+    speed, digits = ROOT / "docs" / "speed.md", {"fit": 2, "refit": 2, "more": 3, "search": 1}
+    for (name, entry), (_, *printed) in zip(found.items(), rows_of(speed, "## The predictor"), strict=True):
+        seconds = [f"{entry[which]['mean']:.{digits[name.split()[0]]}f}" for which in ("this", "other")]
+        assert printed == [*seconds, f"{entry['ratio']:.1f}"], name
+
+
 def test_fronts() -> None:
     found = [record(f"2026-11-26-fronts/{name}.json")["hypervolume"] for name in ("darts", "nasbench201")]
     names = ("ours", "nsga2", "random", "single")
