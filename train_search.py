@@ -76,7 +76,8 @@ class Config:
     """share of the pairs it is sure of that train all the same"""
     prior: str = "auto"
     """what it expects of cells before any training: "auto" learns from earlier trainings (search/prior.csv)
-    where candidates of the published space train alone; "none"; or a table of benchmarks/image_table.py"""
+    where candidates of the published space train alone with --layers 3, as those did: what is good in so few
+    cells was seen to be bad in five; "none"; or a table of benchmarks/image_table.py"""
 
     # --- candidates
     estimate: Literal["auto", "weight_set", "alone"] = "auto"

@@ -23,6 +23,7 @@ from pair_predictor import PairPredictor
 from spaces import Space
 
 SHIPPED = Path(__file__).parent / "prior.csv"  # its origin: docs/method.md
+LAYERS = 3  # cells of its networks: one normal, two reductions; what is good in them is not in deeper ones
 KEPT = "prior.csv"  # in a run folder: the table that the predictor began with
 SAMPLES = 512  # random cells that set the scale
 REMEMBERED = 100_000  # cells asked for, since a search asks for most of them again
@@ -70,9 +71,12 @@ def _text(path: Path, name: str) -> str:
 
 
 def applies(config: Any) -> bool:
-    """Whether the shipped table is about what a search compares: cells of the published space, alone."""
+    """Whether the shipped table is about what a search compares: cells of the published space, alone, in
+    networks of as many cells.
+    """
     guided = (config.rank or config.screen or config.decide) and config.strategy != "random"
-    return bool(guided and config.estimate == "alone" and Space.of(config).published)
+    alone = config.estimate == "alone" and config.layers == LAYERS
+    return bool(guided and alone and Space.of(config).published)
 
 
 def learn(text: str, space: CellSpace) -> Expected:

@@ -165,8 +165,13 @@ def test_the_tables_of_a_folder_that_is_taken_are_not_read(program: Program, tra
     assert "exists already" in one_line(err)
 
 
-def test_the_shipped_table_serves_lone_candidates_only(program: Program) -> None:
-    for name, flags, kept in (("prior_auto", ALONE, True), ("prior_set", TINY, False)):
+def test_the_shipped_table_serves_lone_candidates_of_three_cells_only(program: Program) -> None:
+    deeper = (*ALONE, "--layers", "4")
+    for name, flags, kept in (
+        ("prior_auto", ALONE, True),
+        ("prior_set", TINY, False),
+        ("prior_deeper", deeper, False),
+    ):
         code, _, err = program.run(*flags, "--save", name)
         assert code == 0, err
         assert (program.folder / name / prior.KEPT).exists() == kept
