@@ -32,9 +32,9 @@ class PairPredictor:
     """P(a beats b), ranks and expected improvements, from the comparisons added so far.
 
     Quality f is minus the loss, up to a constant. `add` costs nothing; the next question learns. `without`
-    names blocks of features to leave out. `prior` says what is expected of rows of choices before any
-    comparison, (n,), with mean 0 and sd 1 over random architectures: it is a feature, too, so that how far it
-    is followed is learned.
+    names blocks of features to leave out. `prior` says what quality is expected of rows of choices
+    before any comparison, (n,), more is better, with mean 0 and sd 1 over random architectures: it is a
+    feature, too, so that how far it is followed is learned.
     """
 
     def __init__(

@@ -122,8 +122,9 @@ class PairedSearch:
     settles without training; the first counts as fast. `age` says how long the weights that an architecture
     would start from have trained: what a loss owes to that is no quality. The predictor screens and decides
     only while its probabilities beat a coin; see `Trust`. `costs` are further objectives, known without
-    training: then the search is for the best under every limit on them; see `Front`. `prior` says what is
-    expected of rows of choices, (n,), before any comparison, with mean 0 and sd 1 over random architectures.
+    training: then the search is for the best under every limit on them; see `Front`. `prior` says what
+    quality is expected of rows of choices, (n,), before any comparison: more is better, with mean 0 and sd 1
+    over random architectures.
     """
 
     def __init__(
