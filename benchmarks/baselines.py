@@ -99,7 +99,7 @@ def finalists_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]
 def prior_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """The cells that the search's prior expects to be best, of all that is met uphill from random ones."""
     if run.search.predictor.prior is None:
-        raise ValueError("--prior: prior_only needs one; see --estimate and --space")
+        raise ValueError("--prior: prior_only needs one; see --estimate, --space and --layers")
     count = run.config.finalists + budget // run.config.final_epochs
     rng = np.random.default_rng(derive_seed(run.config.seed, "prior") % 2**32)
     return uphill(run.search.space, run.search.predictor.posterior(), count, rng), 0
