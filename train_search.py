@@ -284,10 +284,11 @@ def main(config: Config) -> None:
     log = run.folder.start_log()
     if problem:
         log.warning(problem)
+    begins = "" if run.earlier is None else "; the predictor begins with earlier trainings"
     log.info(
         f"{run.folder.path}: search on {config.set}, {distributed.world_size()} x {device.type}; "
         f"{len(run.task.train)} images train, {len(run.task.validation)} compare, {len(test)} test; "
-        f"{run.estimate.words}"
+        f"{run.estimate.words}{begins}"
     )
     with run.folder.working("train_search.py"):
         if not (config.resume and finished_before(run)):

@@ -175,6 +175,7 @@ def test_the_shipped_table_serves_lone_candidates_of_three_cells_only(program: P
         code, _, err = program.run(*flags, "--save", name)
         assert code == 0, err
         assert (program.folder / name / prior.KEPT).exists() == kept
+        assert ("earlier trainings" in (program.folder / name / "log.txt").read_text()) == kept
 
 
 @pytest.mark.parametrize(
