@@ -370,15 +370,20 @@ class Features:
         self.space, self.reading, self.without = space, reading, frozenset(without) - {EDGES}
         self.prior = prior
 
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        found = self._kept(np.zeros((1, self.space.positions), dtype=np.int64))
+        widths = {name: block.shape[1] for name, block in found.items()}
+        return widths if self.prior is None else widths | {PRIOR: 1}
+
     def names(self) -> list[str]:
         """The names of the blocks, in their order."""
-        names = list(self._kept(np.zeros((1, self.space.positions), dtype=np.int64)))
-        return names if self.prior is None else [*names, PRIOR]
+        return list(self._widths)
 
-    @cached_property
+    @property
     def sizes(self) -> list[int]:
         """How many features each block has."""
-        return [block.shape[1] for block in self.blocks(np.zeros((1, self.space.positions), dtype=np.int64))]
+        return list(self._widths.values())
 
     def interacting(self) -> list[int]:
         """The places of the blocks whose interactions the kernel models too."""
