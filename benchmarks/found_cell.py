@@ -1,6 +1,7 @@
-"""The cell that a search found beside random cells, all trained from scratch in the same way and tested.
+"""The cell that a search found beside random and known ones, all trained from scratch in the same way.
 
     python benchmarks/found_cell.py --search runs/digits
+    python benchmarks/found_cell.py --search runs/digits --beside RelativeNAS DARTS_V2
     torchrun --standalone --nproc_per_node 2 benchmarks/found_cell.py --search runs/digits --json out.json
 
 Size, epochs, images and learning rate are those of the run's finalists. Cells train on the training half and
@@ -33,12 +34,14 @@ from utils import derive_seed, say
 
 @dataclass(frozen=True)
 class Config:
-    """Compare a run's winner with random cells."""
+    """Compare a run's winner with random cells, and with known ones."""
 
     search: str
     """folder of a finished search"""
     cells: int = 10
-    """random cells for each seed"""
+    """random cells for each seed; 0 for none"""
+    beside: tuple[str, ...] = ()
+    """known cells: names in genotypes.py, or files; each seed trains each of them, as the found one"""
     seeds: int = 3
     """repetitions"""
     json: str | None = None
@@ -46,32 +49,39 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for values that cannot be measured."""
-        check_range(self, "cells seeds", 1)
+        check_range(self, "cells", 0)
+        check_range(self, "seeds", 1)
+        if {"found", "random"} & set(self.beside):
+            raise ValueError("--beside: found and random are the run's own rows; give names of known cells")
         evidence.check_output(self.json)
 
 
 def main(config: Config) -> None:
     settings = read_settings(config.search, SearchConfig, "search")
-    found = genotypes.lookup(Path(config.search))
+    known = {"found": genotypes.lookup(Path(config.search))}
+    known |= {name: genotypes.lookup(name) for name in config.beside}
     device = distributed.init(settings.device)
     torch.set_num_threads(settings.threads)
     task, test = load_task(settings, device)
     test = test.to(device)
-    errors: dict[str, list[float]] = {"found": [], "random": []}
+    names = [*known, *["random"] * config.cells]
+    errors: dict[str, list[float]] = {name: [] for name in names}
     for seed in range(config.seeds):
-        cells = [found, *random_cells(settings, config.cells, seed, "random cells")]
+        cells = [*known.values(), *random_cells(settings, config.cells, seed, "random cells")]
         repeated = task._replace(seed=derive_seed(seed, "found cell"))
-        first, *others = test_errors(repeated, test, cells)
-        errors["found"].append(first)
-        errors["random"] += others
-        say(f"seed {seed}: found {first:.2%}, random {statistics.mean(others):.2%}")
+        these: dict[str, list[float]] = {}
+        for name, error in zip(names, test_errors(repeated, test, cells), strict=True):
+            these.setdefault(name, []).append(error)
+            errors[name].append(error)
+        say(f"seed {seed}: " + ", ".join(f"{name} {statistics.mean(these[name]):.2%}" for name in these))
     if distributed.is_main():
         for name, values in errors.items():
             spread = evidence.spread(values)
             sd = "-" if spread["sd"] is None else f"{spread['sd']:.2%}"
             print(f"{name}: test error {spread['mean']:.2%}, sd {sd}, n {len(values)}")
         origin = evidence.provenance(asdict(config) | {"settings": dataclasses.asdict(settings)})
-        evidence.write(config.json, origin | {"genotype": genotypes.to_dict(found), "test_error": errors})
+        result = {"genotype": genotypes.to_dict(known["found"]), "test_error": errors}
+        evidence.write(config.json, origin | result)
     distributed.close()
 
 

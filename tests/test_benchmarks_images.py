@@ -145,6 +145,20 @@ def test_a_found_cell_is_tested_beside_random_ones(finished_run, tmp_path, capsy
     assert f"found: test error {result['test_error']['found'][0]:.2%}, sd -, n 1" in capsys.readouterr().out
 
 
+def test_a_found_cell_is_tested_beside_known_ones(finished_run, tmp_path, capsys):
+    flags = {"cells": 0, "beside": ("RelativeNAS", str(finished_run)), "seeds": 2}
+    found_cell.main(found_cell.Config(str(finished_run), **flags, json=str(tmp_path / "out.json")))
+    errors = json.loads((tmp_path / "out.json").read_text())["test_error"]
+    assert {name: len(values) for name, values in errors.items()} == {
+        "found": 2,
+        "RelativeNAS": 2,
+        str(finished_run): 2,
+    }
+    assert "seed 1: found" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--beside: found and random"):
+        found_cell.Config(str(finished_run), beside=("random",)).check()
+
+
 def test_a_run_that_is_not_there_is_named_by_its_flag(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["weight_set.py", "--run", "/nowhere"])
     with pytest.raises(SystemExit, match="2"):
