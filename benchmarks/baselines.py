@@ -28,6 +28,7 @@ from utils import derive_seed
 
 BEGIN = 10  # random cells, of which local search starts from the best
 MOVES = 16  # random cells from which a climb begins
+DRAWS = 500  # random cells for each of the largest
 RUNGS = 3  # of successive halving: each trains the better half of the cells for twice the epochs
 
 
@@ -96,6 +97,21 @@ def finalists_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]
     return random_cells(run.config, count, run.config.seed, "alone"), 0
 
 
+def largest(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
+    """Of `DRAWS` times as many random cells those with most parameters: what size brings by itself."""
+    estimate, config = lone(run), run.config
+    count = budget // config.candidate_epochs
+    cells = dict.fromkeys(random_cells(config, DRAWS * count, config.seed, "largest"))
+    size = run.task.size(config.init_channels, config.layers)
+    large = sorted(cells, key=lambda cell: size(cell)[0], reverse=True)[:count]
+    losses = []
+    for cell in large:
+        losses.append(estimate.losses([cell])[0].mean().item())
+        run.save()
+    order = np.argsort(losses, kind="stable")  # NaN last
+    return [large[i] for i in order[: config.finalists]], count * config.candidate_epochs
+
+
 def prior_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """The cells that the search's prior expects to be best, of all that is met uphill from random ones."""
     if run.search.predictor.prior is None:
@@ -126,6 +142,7 @@ def uphill(
 BASELINES: dict[str, Callable[[SearchRun, int], tuple[list[AnyGenotype], int]]] = {
     "local": local,
     "halving": halving,
+    "largest": largest,
     "finalists_only": finalists_only,
     "prior_only": prior_only,
 }

@@ -73,8 +73,9 @@ class Config:
     strategies: tuple[str, ...] = ("ours", "slow_fast", "random")
     """ours; ours_without_prior; prior_only (the cells that its prior expects to be best train as finalists
     do); slow_fast (as published) and random (cells) with the published weight set;
-    slow_fast_same_estimate, random_same_estimate, local and halving with the estimate of ours; finalists_only
-    (random cells that train as finalists do); chance (random cells)"""
+    slow_fast_same_estimate, random_same_estimate, local, halving and largest (the random cells with most
+    parameters) with the estimate of ours; finalists_only (random cells that train as finalists do); chance
+    (random cells)"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one search of each strategy for each; a seed has its own images, split and start values"""
     budget: int = 200

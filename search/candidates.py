@@ -69,7 +69,10 @@ class Task(NamedTuple):
     def full_size(self) -> FullSize:
         """Counts what a cell's full-size network for these images costs."""
         C, layers = Space.of(self.config).full_size
-        C, layers = self.config.full_channels or C, self.config.full_layers or layers
+        return self.size(self.config.full_channels or C, self.config.full_layers or layers)
+
+    def size(self, C: int, layers: int) -> FullSize:
+        """Counts what a cell's network of so many channels and cells costs for these images."""
         return FullSize(C=C, layers=layers, **self._images())
 
     def batches(self, *purpose: str | int) -> Batches:

@@ -12,15 +12,17 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import baselines  # noqa: E402
 import found_cell  # noqa: E402
 import weight_set  # noqa: E402
 from baselines import BASELINES  # noqa: E402
 from search_on_images import Config, difference, result_of, summarise, table  # noqa: E402
-from searches import draw_test_images, open_or_begin  # noqa: E402
+from searches import draw_test_images, open_or_begin, random_cells  # noqa: E402
 
 import genotypes  # noqa: E402
 from common.flags import parse, run_script  # noqa: E402
 from images import sets  # noqa: E402
+from model import count  # noqa: E402
 
 SMALL = (
     "--set digits --images 40 --estimate weight_set --pop_size 2 --init_channels 2 --layers 1 --batch_size 20"
@@ -92,12 +94,12 @@ def test_the_share_of_a_gap_is_counted_from_a_random_cell():
 LONE = "--estimate alone --candidate_epochs 2 --images 80 --budget 16 --finalists 2 --final_epochs 2"
 
 
-@pytest.mark.parametrize("name", ["local", "halving", "finalists_only"])
+@pytest.mark.parametrize("name", ["local", "halving", "largest", "finalists_only"])
 def test_baselines_spend_their_budget_and_begin_again_from_what_is_trained(name, tmp_path):
     config = parse(Config, ["--out", str(tmp_path), *f"{SMALL} {LONE}".split()])
     run, _ = open_or_begin(config.settings(name, 3), tmp_path / "a", torch.device("cpu"))
     cells, epochs = BASELINES[name](run, config.budget)
-    trained = {"local": 8 * 2, "halving": 16, "finalists_only": 0}
+    trained = {"local": 8 * 2, "halving": 16, "largest": 8 * 2, "finalists_only": 0}
     assert epochs == pytest.approx(trained[name], abs=2)
     assert len(cells) == (2 + 8 if name == "finalists_only" else 2)
     run.save()
@@ -114,6 +116,18 @@ def test_local_search_keeps_the_lowest_losses(tmp_path):
     cells, _ = BASELINES["local"](run, config.budget)
     losses = {cell: losses.mean() for cell, losses in run.estimate.known.items()}
     assert cells == sorted(losses, key=losses.__getitem__)[:2]
+
+
+def test_the_largest_of_the_drawn_cells_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "DRAWS", 20)
+    config = parse(Config, ["--out", str(tmp_path), *f"{SMALL} {LONE}".split()])
+    run, _ = open_or_begin(config.settings("largest", 0), tmp_path / "a", torch.device("cpu"))
+    cells, _ = BASELINES["largest"](run, config.budget)
+    size = run.task.size(run.config.init_channels, run.config.layers)
+    assert size(cells[0])[0] == count(run.task.weight_set("size").network(cells[0]))[0]
+    drawn = random_cells(run.config, 20 * 8, 0, "largest")
+    trained = sorted(size(cell)[0] for cell in run.estimate.known)
+    assert trained == sorted(size(cell)[0] for cell in drawn)[-8:]
 
 
 def test_baselines_need_candidates_that_train_alone(tmp_path):
