@@ -270,7 +270,7 @@ def gain(truth: np.ndarray) -> dict[str, Any]:
     alike = complete - complete.mean(axis=0)
     noise = float(alike.var(axis=1, ddof=1).mean())  # of one training
     between = max(0.0, float(alike.mean(axis=1).var(ddof=1)) - noise / repeats)
-    # The truth without its noise: deviations from the mean, shrunk by their reliability.
+    # The truth without its noise: as far apart as the cells are, by the root of their reliability.
     shrunk = alike.mean(axis=1) * math.sqrt(between / max(between + noise / repeats, 1e-12))
     rng = np.random.default_rng(0)
     best = {
@@ -304,18 +304,20 @@ def measure_estimates(config: Config) -> dict[str, Any]:
         made |= {name: Estimate(*found, short.cells) for name, found in estimates(short, True).items()}
     if config.sets is not None:
         made |= of_sets(config.sets)
-    whole, unseen, rng = np.nanmean(accuracy, axis=1), others(accuracy), np.random.default_rng(0)
+    unseen, rng = others(accuracy), np.random.default_rng(0)
     place = {cell: index for index, cell in enumerate(full.cells)}
     found = {}
     for name, one in made.items():
         rows = [index for index, cell in enumerate(one.cells) if cell in place]
         known = [place[one.cells[row]] for row in rows]
-        if one.ages is None:
+        ages = one.ages
+        if ages is None:
             repeats = min(one.values.shape[1], unseen.shape[1])
             mine, real = one.values[rows, :repeats], unseen[known, :repeats]
-        else:  # a set shares nothing with the trainings
-            mine = one.values[rows]
-            real = np.repeat(whole[known, None], mine.shape[1], axis=1)
+        else:  # a set shares nothing with the trainings: each of its repeats is held against each of them
+            trainings = accuracy.shape[1]
+            mine, ages = (np.repeat(values[rows], trainings, axis=1) for values in (one.values, ages))
+            real = np.tile(accuracy[known], one.values.shape[1])
         drawn = rng.integers(len(rows), size=(config.resamples, len(rows)))
         taus = [quality(mine[chosen], real[chosen])[0] for chosen in drawn]
         tau, first, tenth = quality(mine, real)
@@ -324,8 +326,8 @@ def measure_estimates(config: Config) -> dict[str, Any]:
             "epochs": one.epochs, "cells": len(rows), "tau": tau, "low": float(low), "high": float(high),
             "first_choice": first, "best_tenth": tenth,
         }  # fmt: skip
-        if one.ages is not None:
-            found[name]["tau_within_ages"] = within_ages(mine, real, one.ages[rows])
+        if ages is not None:
+            found[name]["tau_within_ages"] = within_ages(mine, real, ages)
     return {"gain": gain(accuracy), "estimates": found}
 
 

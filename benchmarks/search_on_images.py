@@ -200,9 +200,9 @@ def describe(run: SearchRun, best: Finalist, epochs: int) -> dict[str, Any]:
     }
 
 
-def difference(errors: list[float], ours: list[float]) -> dict[str, Any]:
+def difference(errors: list[float], others: list[float]) -> dict[str, Any]:
     """Paired differences, seed by seed, and the 95% interval of their mean (Student's t; None for one)."""
-    found = evidence.spread([error - other for error, other in zip(errors, ours, strict=True)])
+    found = evidence.spread([error - other for error, other in zip(errors, others, strict=True)])
     if found["n"] < 2:
         return found | {"interval": None}
     half = scipy.stats.t.ppf(0.975, found["n"] - 1) * found["sd"] / math.sqrt(found["n"])
@@ -212,16 +212,19 @@ def difference(errors: list[float], ours: list[float]) -> dict[str, Any]:
 def summarise(results: dict[str, list[dict[str, Any]]], gap: float | None = None) -> dict[str, Any]:
     """Test errors of each strategy over the seeds, and how much higher they are than those of ours.
 
-    With a `gap`, by how much the best cell of a table is better than a random one, the share that is closed.
+    With a `gap`, by how much the best cell of a table is better than a random one, the share that is closed;
+    its interval takes the gap as known.
     """
     errors = {name: [run["test_error"] for run in runs] for name, runs in results.items()}
     summary: dict[str, Any] = {name: {"test_error": evidence.spread(errors[name])} for name in results}
     for name in results.keys() - {OURS} if OURS in results else ():
         summary[name][f"difference_to_{OURS}"] = difference(errors[name], errors[OURS])
     if gap is not None:
-        random = statistics.mean(errors[CHANCE])
         for name in results.keys() - {CHANCE}:
-            summary[name]["share_of_gap"] = (random - statistics.mean(errors[name])) / gap
+            closed = difference(errors[CHANCE], errors[name])
+            summary[name]["share_of_gap"] = closed["mean"] / gap
+            ends = closed["interval"]
+            summary[name]["share_of_gap_interval"] = None if ends is None else [end / gap for end in ends]
     return summary
 
 

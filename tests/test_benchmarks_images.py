@@ -87,6 +87,9 @@ def test_the_share_of_a_gap_is_counted_from_a_random_cell():
     found = summarise(results, gap=0.05)
     assert found["ours"]["share_of_gap"] == pytest.approx(0.8)
     assert found["halving"]["share_of_gap"] == pytest.approx(0)
+    low, high = found["ours"]["share_of_gap_interval"]
+    assert high - 0.8 == pytest.approx(12.7062 * 0.01 / 0.05, rel=1e-4)  # t table, 1 degree
+    assert low + high == pytest.approx(2 * 0.8)
     assert "share_of_gap" not in found["chance"]
     assert " 80.00 " in table(results, gap=0.05)
 
