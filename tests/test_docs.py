@@ -385,6 +385,20 @@ def test_the_share_of_the_gap() -> None:
     assert f"{shares[0]:.0%} and {others[0]:.0%} of the gap" in " ".join(README.read_text().split())
 
 
+def test_found_cells_of_deeper_networks() -> None:
+    errors = record("2026-11-26-search-larger/found_cell.json")["test_error"]
+    printed = rows_of(RESULTS, "beside known cells and twelve random ones")
+    for (name, values), (_, *row) in zip(errors.items(), printed, strict=True):
+        spread = {"mean": np.mean(values), "sd": np.std(values, ddof=1)}
+        expected = [mean_and_sd(spread, 100), str(len(values)), ""]
+        if name not in ("found", "random"):
+            minus = 100 * (np.array(values) - errors["found"])
+            low, high = scipy.stats.t.interval(0.95, 3, minus.mean(), scipy.stats.sem(minus))
+            expected[-1] = f"{minus.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+        assert row == expected
+    assert max(errors["found"]) < min(errors["random"])
+
+
 def test_the_speed_of_the_predictor() -> None:
     found = record("2026-11-26-predictor-speed/predictor_speed.json")["seconds"]
     speed, digits = ROOT / "docs" / "speed.md", {"fit": 2, "refit": 2, "more": 3, "search": 1}
