@@ -55,6 +55,8 @@ class Config(EvaluationConfig):
 if __name__ == "__main__":
     config = parse(Config)  # first: what is imported below takes seconds
 
+import os
+
 import torch
 
 from common import distributed
@@ -121,7 +123,7 @@ def load(config: Config) -> Loaded:
 
 def load_images(config: Config, loaded: Loaded) -> large.LargeImages:
     """The images to test; ValueError where their classes are not those of the network."""
-    folder = Path(config.data).expanduser()
+    folder = Path(os.path.expanduser(config.data))
     folder = folder / "val" if (folder / "val").is_dir() else folder
     images = large.LargeImages(folder, loaded.network.image_size[0], training=False)
     classes, num_classes = loaded.classes, loaded.network.num_classes

@@ -90,13 +90,13 @@ class Config:
     init_channels: int = 16
     """channels of the first cell"""
     layers: int = 8
-    """cells in a candidate"""
+    """cells in a candidate; with fewer than three all of them are reductions"""
     batch_size: int = 256
     """images per step"""
     learning_rate: float = 0.1
-    """in the first generation"""
+    """in the first generation; of candidates that train alone in every one, so that their losses compare"""
     learning_rate_min: float = 0.001
-    """what a cosine over the generations comes down to"""
+    """what a cosine over the generations comes down to; not of candidates that train alone"""
     momentum: float = 0.9
     """of SGD"""
     weight_decay: float = 3e-4
@@ -104,9 +104,11 @@ class Config:
     grad_clip: float = 5.0
     """largest norm of the gradient"""
     drop_path_prob: float = 0.3
-    """share of dropped paths; rises from 0 towards this over the generations"""
+    """share of dropped paths; rises from 0 towards this over the generations; candidates that train
+    alone, and finalists, drop none"""
     recalibrate: int = 0
-    """batches that re-estimate batch-norm before a comparison, with paths dropped as in training"""
+    """batches that re-estimate batch-norm before a comparison, with paths dropped as in training; of
+    candidates on a weight set, of finalists and of random cells beside the winner"""
 
     # --- winner
     finalists: int = 4
@@ -278,7 +280,7 @@ def main(config: Config) -> None:
         check_recordable(run)
     else:
         check_batch_size(run.task)
-        run.check_limits()
+        run.ask()  # a first cell that keeps to the limits, before anything is written
         run.folder.create(run.config)
     run.keep_tables()  # of a resumed run too, which may have been killed before
     log = run.folder.start_log()
@@ -304,7 +306,7 @@ def search_cells(run: SearchRun) -> None:
     pairs, done = generations * run.config.pop_size // 2, len(record.history)
     progress = Progress(pairs, done)
     with tqdm(total=pairs, initial=done, unit="pair", disable=quiet) as bar:
-        while group := run.search.ask():
+        while group := run.ask():
             generation = group[0].generation
             run.compare_group(group, progress=generation / generations)
             run.save()

@@ -126,7 +126,7 @@ def spent(run: SearchRun) -> int:
 
 def search_until(run: SearchRun, budget: int) -> None:
     """Search until so many epochs are spent; the schedules follow what is spent."""
-    while (epochs := spent(run)) < budget and (group := run.search.ask()):
+    while (epochs := spent(run)) < budget and (group := run.ask()):
         run.compare_group(group, progress=epochs / budget)
         run.save()
 

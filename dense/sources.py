@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
@@ -153,7 +154,7 @@ def load(name: str, data: str | Path, parts: Sequence[str], masks: bool, train: 
         )
     if (name, masks) not in DEFAULT_PARTS:
         raise ValueError(f"--set {name}: has no masks here, only boxes")
-    root = Path(data).expanduser()
+    root = Path(os.path.expanduser(data))
     parts = parts or DEFAULT_PARTS[name, masks][0 if train else 1]
     if not root.is_dir():
         raise FileNotFoundError(f"--data {root}: there is no such folder")

@@ -29,7 +29,7 @@ class LargeImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, folder: str | Path, image_size: int, training: bool, seed: int = 0) -> None:
-        listing = folders.list_classes(Path(folder).expanduser(), stamps=False)
+        listing = folders.list_classes(Path(os.path.expanduser(folder)), stamps=False)
         # One array instead of a million strings: workers would copy those by counting references.
         self._paths = np.array([os.fsencode(path) for path in listing.paths])
         self.labels, self.classes = listing.labels, listing.classes

@@ -11,6 +11,7 @@ An epoch draws all its random numbers at once from a CPU generator, so CPU and C
 CUDA they are uploaded at once, and many batches are prepared together, as each operation costs a launch.
 """
 
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -273,7 +274,7 @@ def load(
         raise ValueError(f"part {part!r}: allowed are {' and '.join(PARTS)}")
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise ValueError(f"--image_size {image_size}: allowed are {SMALLEST_IMAGE} pixels or more")
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if name == "digits":
         arrays = files.digits(part)
     elif name == "cluttered_digits":

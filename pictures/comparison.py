@@ -18,7 +18,7 @@ import genotypes
 from genotypes import AnyGenotype
 from pictures import ancestry, looks, report, winner
 from pictures.looks import Drawn, Hint
-from pictures.tables import RecordedRun, RecordedTraining, numbers, trained
+from pictures.tables import RecordedRun, RecordedTraining, candidates_trained, numbers
 from pictures.words import duration, is_winner, short
 
 NO_SETTINGS = ("seed", "save", "resume", "device", "data", "record")  # may differ within a group
@@ -53,7 +53,7 @@ def of_search(name: str, run: RecordedRun) -> Compared:
     own = {column: float(numbers(rows, column)[0]) if rows else math.nan for column in WINNER.values()}
     facts: dict[str, float | str] = {
         "generations": float(len(run.generations)),
-        "candidates trained": float(2 * len(trained(run.history))),
+        "candidates trained": float(candidates_trained(run.history)),
         **{words: own[column] for words, column in WINNER.items()},
         "seconds": float(np.nansum(numbers(run.generations, "seconds"))),
     }

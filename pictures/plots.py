@@ -169,7 +169,7 @@ def decisions(axes: Any, history: list[Row], generations: list[Row]) -> Drawn | 
 
 def foretold(history: list[Row]) -> tuple[np.ndarray, np.ndarray]:
     """The pairs that have a probability and a trained outcome: P(a beats b), and whether a won, (pairs,)."""
-    rows = [row for row in trained(history) if row["winner"] in ("a", "b")]
+    rows = [row for row in trained(history) if row["winner"] in ("a", "b") and a_lost_less(row) is not None]
     probability = numbers(rows, "probability")
     known = (probability >= 0) & (probability <= 1)
     a_won = np.array([a_lost_less(row) for row in rows], dtype=bool)

@@ -17,7 +17,7 @@ import numpy as np
 
 import genotypes
 from pictures import ancestry, looks, plots, winner
-from pictures.tables import RecordedRun, defaults, numbers, trained
+from pictures.tables import RecordedRun, candidates_trained, defaults, numbers, trained
 from pictures.words import chance, duration, is_winner, value, verdict
 from spaces import FULL_SIZE
 
@@ -63,7 +63,7 @@ def _facts(run: RecordedRun) -> str:
     alone = len(run.history) - len(trained(run.history))
     facts = {
         "generations": f"{done} of {planned}" if planned else str(done),
-        "candidates trained": f"{2 * len(trained(run.history)):,}",
+        "candidates trained": f"{candidates_trained(run.history):,}",
         "pairs decided by the predictor": f"{alone:,} of {len(run.history):,}",
         "time in the search": duration(float(np.nansum(numbers(run.generations, "seconds")))),
     }

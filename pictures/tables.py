@@ -37,8 +37,8 @@ AT_THE_END = (
 NUMBERS = (  # columns that hold numbers, or nothing where a number is not known
     *("generation", "pair", "loss_a", "loss_b", "difference", "standard_error", "probability"),
     *("diversity", "predicted_share", "audits", "audit_accuracy", "mean_loss", "best_loss", "trusted"),
-    *("seconds", "rank", "number", "score", "loss", "error", "training_loss", "test_error"),
-    *("parameters", "multiply_adds", "latency", "memory"),
+    *("trained", "rank", "number", "score", "loss", "error", "training_loss", "test_error"),
+    *("parameters", "multiply_adds", "latency", "memory", "seconds"),
 )
 
 
@@ -142,12 +142,17 @@ def read_run(folder: Path) -> RecordedRun:
     return run
 
 
-def a_lost_less(row: Mapping[str, Any]) -> bool:
-    """Whether a had the lower loss in a pair of history.csv: with several objectives that is not who won."""
+def a_lost_less(row: Mapping[str, Any]) -> bool | None:
+    """Whether a had the lower loss in a pair of history.csv: with several objectives that is not who won.
+
+    None for equal losses, as of two cells that are the same network: they tell nothing of a probability.
+    """
     try:
         difference = float(row.get("difference", ""))
     except ValueError:
         difference = math.nan
+    if difference == 0:
+        return None
     return difference < 0 if math.isfinite(difference) else row["winner"] == "a"
 
 
@@ -251,6 +256,12 @@ def numbers(rows: list[Row], column: str) -> np.ndarray:
 def trained(history: list[Row]) -> list[Row]:
     """The comparisons whose two networks were trained, not decided by the predictor alone."""
     return [row for row in history if row["decided_by"] != "predictor"]
+
+
+def candidates_trained(history: list[Row]) -> int:
+    """How many networks were trained for these comparisons: of a cell that trains alone it is one in all."""
+    counts = numbers(trained(history), "trained")  # runs of earlier versions have no such column
+    return int(np.where(np.isfinite(counts), counts, 2).sum())
 
 
 def defaults(script: str) -> dict[str, Any]:

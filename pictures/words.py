@@ -54,7 +54,7 @@ def verdict(run: RecordedRun) -> str:
     if np.isfinite(given).any():
         text += f"By the end of {np.nansum(given):.0f} of {len(given)} generations it was trusted to act. "
     decided = sum(row["decided_by"] == "predictor" for row in run.history)
-    audits = [row for row in run.history if row["decided_by"] == "audit"]
+    audits = [row for row in run.history if row["decided_by"] == "audit" and a_lost_less(row) is not None]
     if not decided and not audits:
         return text + "It decided no pair without training."
     text += f"It decided {decided} of {len(run.history)} pairs without training"

@@ -52,9 +52,9 @@ class SharedWeights:
         self.trained = {one.pair: results[2 * i : 2 * i + 2] for i, one in enumerate(pairs)}
         return {pair: [candidate.losses for candidate in both] for pair, both in self.trained.items()}
 
-    def cost(self, comparison: Comparison) -> int:
-        """How many networks are trained for a comparison."""
-        return 2
+    def costs(self, pairs: Sequence[Comparison]) -> dict[int, int]:
+        """How many networks are trained for each pair, by its number."""
+        return {one.pair: 2 for one in pairs}
 
     def learn(self, pair: int, fast: str | None) -> None:
         """Give the weights of a pair to the set; a candidate that diverged gives none."""
@@ -112,9 +112,13 @@ class Alone:
         distributed.sum_([losses])  # each process has the rows of its own cells, and zeros
         return list(losses.cpu())
 
-    def cost(self, comparison: Comparison) -> int:
-        """How many networks are trained for a comparison that is about to be measured."""
-        return len({comparison.a, comparison.b} - self.known.keys())
+    def costs(self, pairs: Sequence[Comparison]) -> dict[int, int]:
+        """How many networks are trained for each pair that is about to be measured, by its number."""
+        found, known = {}, set(self.known)
+        for one in pairs:
+            found[one.pair] = len({one.a, one.b} - known)
+            known |= {one.a, one.b}
+        return found
 
     def learn(self, pair: int, fast: str | None) -> None:
         """Nothing: no candidate leaves anything to another one."""

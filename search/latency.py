@@ -47,7 +47,10 @@ from utils import derive_seed, say, write_atomically
 ROUNDS = 3  # measurements of everything, one after the other; the shortest time counts
 SECONDS = 0.03  # at least, of each measurement
 NETWORKS = 8  # whole networks that correct the sum of the edges
-CODE = ("operations.py", "model.py", "skeletons.py", "common/kernels.py")  # a change makes old tables void
+CODE = (  # a change makes old tables void
+    *("operations.py", "model.py", "skeletons.py", "common/kernels.py"),
+    *("search/latency.py", "training/inference.py"),
+)
 
 Times = dict[str, float]  # milliseconds of an operation at some size
 
@@ -163,14 +166,18 @@ def places(size: FullSize, shape: AnyGenotype) -> list[Place]:
 def measured(size: FullSize, space: Space, conditions: Conditions) -> Table:
     """Measure every operation of the space at every size, and whole networks that correct their sum."""
     cells = random_cells(space, NETWORKS, 0)
-    shapes = places(size, bare(cells[0]))
-    edges = [(cell, name, at) for cell in shapes for name in space.searched for at in (True, False)]
-    different = {cell.key(name, at): (cell, name, at) for cell, name, at in edges}
-    runs = {key: _edge_run(*edge, conditions) for key, edge in different.items()}
+    runs = {key: _edge_run(*edge, conditions) for key, edge in _edges(size, space).items()}
     times = milliseconds(runs, conditions)
     whole = times_of_networks(size, cells, conditions)
     alone = Latency(size, Table(times, 1.0, 0.0))
     return Table(times, *fitted([alone(cell) for cell in cells], whole))
+
+
+def _edges(size: FullSize, space: Space) -> dict[str, tuple[Place, str, bool]]:
+    """All that a table has times of: an operation in a cell, at one of its inputs or not; by name."""
+    shapes = places(size, bare(random_cells(space, 1, 0)[0]))
+    edges = [(cell, name, at) for cell in shapes for name in space.searched for at in (True, False)]
+    return {cell.key(name, at): (cell, name, at) for cell, name, at in edges}
 
 
 def random_cells(space: Space, count: int, seed: int) -> list[AnyGenotype]:
@@ -285,13 +292,16 @@ def table_for(size: FullSize, space: Space, conditions: Conditions, kept: Path |
     ValueError where `kept` is damaged, or where the backend cannot run so.
     """
     if kept is not None and kept.is_file():
-        return read(kept)
+        table = read(kept)
+        if missing := _edges(size, space).keys() - table.edges.keys():
+            raise ValueError(f"{kept}: no table of this network's edges: {min(missing)} is missing")
+        return table
     conditions.check()
     known = json.loads(json.dumps(facts(size, space, conditions)))
     name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairnas"
     cache = folder / f"latency-{name}.json"
-    with suppress(ValueError, OSError):  # a damaged one is measured again
+    with suppress(ValueError, LookupError, TypeError, OSError):  # a damaged one is measured again
         if cache.is_file() and json.loads(cache.read_text())["facts"] == known:
             return read(cache)
     say("measuring how long edges take on this machine (once, for minutes; the table is kept)")

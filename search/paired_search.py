@@ -24,8 +24,8 @@ from search.trust import Trust
 from utils import generator
 
 STRATEGIES = ("slow_fast", "random")
-SCREEN, AUDIT, FRESH, MEETING = range(100, 104)  # what a random number is for; SlowFast has the small ones
-TRIES = 1000  # fresh architectures before none is called acceptable
+SCREEN, AUDIT, FRESH, MEETING, CHILD = range(100, 105)  # what a number is for; SlowFast has small ones
+TRIES = 1000  # fresh architectures, and then children, before none is called acceptable
 FEW, KNOWN = 3, 5  # comparisons before the predictor chooses moves, and before it chooses first cells
 
 
@@ -205,7 +205,7 @@ class PairedSearch:
                 population.place(member, chosen)
                 return True
         if self.accept is not None:
-            population.place(member, self._first_accepted(self._plain(member)))
+            population.place(member, self._first_accepted(self._plain(member, taken)))
         return False
 
     def _screen(self, member: int, taken: list[Integers]) -> Reals | None:
@@ -231,12 +231,16 @@ class PairedSearch:
         fresh = islice(self._fresh(member), proposals - 1)
         return np.stack([self.population.positions[member], *fresh])
 
-    def _plain(self, member: int) -> Iterator[Reals]:
-        """The published move first, then other draws of it, then fresh starts."""
+    def _plain(self, member: int, taken: list[Integers]) -> Iterator[Reals]:
+        """The published move first, then other draws of it, fresh starts, and children of accepted ones."""
         yield self.population.positions[member]
         if self.population.moved(member):
             yield from self.population.reconsider(member, TRIES // 10)
         yield from self._fresh(member)
+        parents = [*self.evaluated.rows(), *taken]
+        rng = generator(self.settings.seed, CHILD, self.generation, member)
+        for _ in range(TRIES if parents else 0):
+            yield self.space.write(self.space.mutate(parents[rng.integers(len(parents))], rng))
 
     def _fresh(self, member: int) -> Iterator[Reals]:
         for attempt in range(TRIES):
@@ -275,7 +279,10 @@ class PairedSearch:
         if self.front is not None and all(map(math.isfinite, losses)):
             losses = self._under_a_limit(comparison, losses)
         members = self.population.ask()[comparison.pair]
+        compared = self.population.positions[[*members]]
         fast = self.population.tell(comparison.pair, *losses)
+        if self.settings.random:  # nobody moves: a move would count among the cells that were drawn
+            self.population.positions[[*members]] = compared
         self.pair += 1
         if self.pair == self.settings.pop_size // 2:
             self.generation, self.pair = self.generation + 1, 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def text_of(config: Any, folder: RunFolder) -> str | None:
     begun = folder.checkpoint.exists() or checkpoint.previous(folder.checkpoint).exists()
     if begun or config.prior == "none" or (config.prior == "auto" and not applies(config)):
         return None  # what began without a prior, in a version that knew none, goes on without
-    path = SHIPPED if config.prior == "auto" else Path(config.prior).expanduser()
+    path = SHIPPED if config.prior == "auto" else Path(os.path.expanduser(config.prior))
     return _text(path, f"--prior {path}")
 
 
@@ -121,8 +122,9 @@ def read(text: str) -> tuple[Integers, np.ndarray]:
     """Distinct cells (n, positions) and their scores (n,), from 0 up, lower is better.
 
     A score is training plus validation loss after the last epoch, less what all trainings of the same repeat
-    have in common, their start values and batches; the mean over the repeats. Trainings that diverged are
-    left out. Raises ValueError where the text is no such table.
+    have in common, their start values and batches; the mean over the repeats. What they have in common is
+    seen in the cells that have all repeats, if any has. Trainings that diverged are left out. Raises
+    ValueError where the text is no such table.
     """
     try:
         reader = csv.DictReader(io.StringIO(text))
@@ -139,13 +141,15 @@ def read(text: str) -> tuple[Integers, np.ndarray]:
             raise ValueError("a loss is no number, or a huge one")
     except (LookupError, ValueError, csv.Error) as error:
         raise ValueError(f"no table of image_table.py ({error})") from None
-    repeats = np.array([line[1] for line in whole])
-    for repeat in np.unique(repeats):
-        losses[repeats == repeat] -= losses[repeats == repeat].mean()
     cells, place = np.unique(np.stack(rows), axis=0, return_inverse=True)
     if len(cells) < FEWEST:
         raise ValueError(f"{len(cells)} cells whose training ended; needed are {FEWEST}")
-    scores = np.bincount(place.ravel(), losses) / np.bincount(place.ravel())
+    place, repeats = place.ravel(), np.array([line[1] for line in whole])
+    complete = np.bincount(place)[place] == len(np.unique(repeats))  # unless a table has a training twice
+    for repeat in np.unique(repeats):
+        alike = repeats == repeat
+        losses[alike] -= losses[alike & complete if complete.any() else alike].mean()
+    scores = np.bincount(place, losses) / np.bincount(place)
     if not np.ptp(scores) > 0:
         raise ValueError("all cells have the same losses, or each training is a repeat of its own")
     return cells, scores - scores.min()

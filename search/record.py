@@ -113,12 +113,11 @@ def statistics(history: Sequence[Row]) -> Row:
     "log_loss" is that of its probabilities, each given before its pair trained (a coin has 0.693).
     """
     finite = [loss for loss in losses(history) if math.isfinite(loss)]
-    audits = [row for row in history if row["decided_by"] == "audit"]
-    rights = [(row["probability"] >= 0.5) == a_lost_less(row) for row in audits]
+    told = [(row, a_lost_less(row)) for row in history if row["probability"] != "" and row["winner"]]
+    told = [(row, a_won) for row, a_won in told if a_won is not None and row["decided_by"] != "predictor"]
+    rights = [(row["probability"] >= 0.5) == a_won for row, a_won in told if row["decided_by"] == "audit"]
     surprises = [
-        -math.log(max(row["probability"] if a_lost_less(row) else 1 - row["probability"], 1e-12))
-        for row in history
-        if row["probability"] != "" and row["winner"] and row["decided_by"] != "predictor"
+        -math.log(max(row["probability"] if a_won else 1 - row["probability"], 1e-12)) for row, a_won in told
     ]
     return {
         "trained": sum(row["trained"] for row in history),

@@ -68,10 +68,10 @@ class SearchRun:
     costs: FullSizeCosts
     earlier: str | None = None  # the text of the table of trainings that the predictor began with
 
-    def check_limits(self) -> None:
-        """Raise ValueError that names the limits where no cell is found for the first generation."""
+    def ask(self) -> list[Comparison]:
+        """The next comparisons; ValueError that names the limits where no cell is found within them."""
         try:
-            self.search.ask()
+            return self.search.ask()
         except NoneAccepted:
             raise ValueError(self.costs.in_words(Space.of(self.config))) from None
 
@@ -82,7 +82,7 @@ class SearchRun:
         """
         begin = time.perf_counter()
         pairs = [comparison for comparison in group if comparison.decided_by != "predictor"]
-        cost = {comparison.pair: self.estimate.cost(comparison) for comparison in pairs}
+        cost = self.estimate.costs(pairs)
         measured = self.estimate.measure(pairs, progress)
         seconds = (time.perf_counter() - begin) / max(1, len(pairs))
         for comparison in group:

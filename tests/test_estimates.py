@@ -14,7 +14,7 @@ from test_candidates import digits_task
 
 from common import checkpoint
 from common.run_folder import read_settings
-from genotypes import DARTS, PDARTS, RelativeNAS
+from genotypes import DARTS, PDARTS, PC_DARTS_cifar, RelativeNAS
 from search.candidates import Job, train_network
 from search.estimates import Alone, SharedWeights, decided
 from search.paired_search import Comparison
@@ -30,7 +30,7 @@ def pair(number: int, a, b, generation: int = 0) -> Comparison:
 def test_a_cell_trains_once_and_its_losses_stay() -> None:
     estimate = Alone(digits_task(estimate="alone", candidate_epochs=2))
     first = pair(0, DARTS, PDARTS)
-    assert estimate.cost(first) == 2
+    assert estimate.costs([first]) == {0: 2}
     a, b = estimate.measure([first], 0.0)[0]
     assert len(a) == len(b) == estimate.task.steps == 2  # of the second epoch: 80 images in batches of 40
     assert a.isfinite().all()
@@ -39,9 +39,10 @@ def test_a_cell_trains_once_and_its_losses_stay() -> None:
     assert torch.equal(a, steps[2:])
     assert not torch.equal(a, b)
     again = pair(3, RelativeNAS, DARTS, generation=7)
-    assert estimate.cost(again) == 1
+    assert estimate.costs([again]) == {3: 1}
+    assert estimate.costs([again, pair(4, RelativeNAS, PC_DARTS_cifar)]) == {3: 1, 4: 1}, "each trains once"
     assert torch.equal(estimate.measure([again], 0.9)[3][1], a), "whenever a cell is met"
-    assert estimate.cost(pair(0, DARTS, DARTS)) == 0
+    assert estimate.costs([pair(0, DARTS, DARTS)]) == {0: 0}
 
 
 def test_losses_do_not_depend_on_what_trained_before() -> None:
@@ -59,12 +60,12 @@ def test_a_diverging_cell_is_no_finite_loss_and_its_state_is_kept() -> None:
     assert not any(math.isfinite(losses.mean()) for losses in found)
     later = Alone(estimate.task)
     later.load_state_dict(estimate.state_dict())
-    assert later.cost(pair(0, DARTS, PDARTS)) == 0
+    assert later.costs([pair(0, DARTS, PDARTS)]) == {0: 0}
 
 
 def test_shared_weights_train_both_of_every_pair() -> None:
     estimate = SharedWeights(digits_task())
-    assert estimate.cost(pair(0, DARTS, DARTS)) == 2
+    assert estimate.costs([pair(0, DARTS, DARTS)]) == {0: 2}
 
 
 def test_a_search_on_shared_weights_tells_its_predictor_how_old_they_were(program: Program) -> None:

@@ -132,11 +132,21 @@ def test_a_table_is_measured_once_for_the_same_machine_and_networks(
         (size, Space(), dataclasses.replace(HERE, backend="onnxruntime")),
     ):
         assert latency.table_for(*other) != first
-    file.write_text('{"facts": ')  # damaged
-    assert latency.table_for(size, Space(), HERE) == made[-1]
-    assert len(made) == 6
-    latency.write(tmp_path / "kept.json", first, {})
-    assert latency.table_for(size, Space(nodes=7), HERE, tmp_path / "kept.json") == first
+    for damaged in ('{"facts": ', "{}", "[]", "null", "1"):
+        file.write_text(damaged)
+        assert latency.table_for(size, Space(), HERE) == made[-1]
+    assert len(made) == 10
+
+
+def test_a_kept_table_is_taken_if_it_has_every_edge(tmp_path: Path) -> None:
+    size, kept = FullSize(C=4, num_classes=10, layers=3, image_size=8), tmp_path / "kept.json"
+    table = Table(dict.fromkeys(latency._edges(size, Space()), 1.0), 1.0, 0.0)
+    latency.write(kept, table, {})
+    assert latency.table_for(size, Space(), HERE, kept) == table
+    lost = min(table.edges)
+    latency.write(kept, table._replace(edges={name: 1.0 for name in table.edges if name != lost}), {})
+    with pytest.raises(ValueError, match=rf"kept\.json: .* {lost} is missing"):
+        latency.table_for(size, Space(), HERE, kept)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The search as its caller sees it: groups, switches, limits, bad losses, exact resumption."""
 
+import contextlib
 import json
 import math
 from itertools import chain
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from encoding import CellSpace, ChoiceSpace
-from search.paired_search import KNOWN, Outcome, PairedSearch, Settings
+from search.paired_search import KNOWN, NoneAccepted, Outcome, PairedSearch, Settings
 from search.slow_fast import SlowFast
 
 SPACE = ChoiceSpace([5] * 6)
@@ -312,6 +313,22 @@ def test_random_meets_fresh_architectures_all_the_time():
     met = [architecture for comparison, _ in history for architecture in (comparison.a, comparison.b)]
     assert len(set(met)) == len(met) == 30
     assert all(comparison.decided_by == "training" for comparison, _ in history)
+    assert set(search.architectures()) | set(search.finalists(8)) <= set(met), "nobody moves"
+
+
+def test_where_few_are_acceptable_children_of_those_are_met():
+    """One architecture in 1,300 at random; the first one is found by chance, or the search does not begin."""
+
+    def acceptable(architecture):
+        return architecture[:4] == (0, 1, 2, 3) and architecture[4:] != (0, 0)
+
+    for seed in range(20):
+        search = make(pop_size=6, generations=4, seed=seed, accept=acceptable)
+        with contextlib.suppress(NoneAccepted):
+            search.ask()
+            break
+    assert all(acceptable(one) for comparison, _ in play(search) for one in (comparison.a, comparison.b))
+    assert search.generation == 4
 
 
 def test_finalists_are_distinct_best_first_and_include_the_best_trained():

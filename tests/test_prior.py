@@ -54,6 +54,9 @@ def test_scores_are_of_the_last_epoch_and_without_what_a_repeat_has_in_common() 
     assert scores.min() == 0
     one = lines[:1] + [line for line in lines[1:] if line.split(",")[2] == "0"]
     assert scores == pytest.approx(prior.read("\n".join(one))[1])
+    some = [line for line in lines if line.split(",")[2] != "1" or line.split(",")[6] < "7.3"]
+    assert 20 < len(some) < len(lines) - 1, "the second repeat has the good cells only"
+    assert scores == pytest.approx(prior.read("\n".join(some))[1])
     diverged = [lines[0], lines[1].rsplit(",", 1)[0] + ",", *lines[3:]]  # both repeats of the first cell
     assert len(prior.read("\n".join(diverged))[0]) == len(whole) - 1
 
@@ -183,6 +186,7 @@ def test_the_shipped_table_serves_lone_candidates_of_three_cells_only(program: P
     [
         ("--prior missing.csv", "--prior missing.csv: No such file or directory"),
         ("--prior .", "--prior .: no file"),
+        ("--prior ~nobody-here/x.csv", "--prior ~nobody-here/x.csv: No such file or directory"),
         ("--prior bad.csv", "--prior bad.csv: no table of image_table.py"),
         ("--prior bad.csv --strategy random", "--prior bad.csv: no effect without the predictor"),
         ("--prior bad.csv --no_rank --no_screen --no_decide", "no effect without the predictor"),

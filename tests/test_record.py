@@ -9,6 +9,7 @@ from conftest import random_cell
 
 from encoding import CellSpace
 from genotypes import PRIMITIVES, to_json
+from pictures.plots import foretold
 from search.paired_search import Comparison, Outcome, PairedSearch, Settings
 from search.record import Record, statistics
 
@@ -80,6 +81,15 @@ def test_the_log_loss_is_that_of_probabilities_which_an_outcome_tested() -> None
     record.add(comparison(2, "predictor", 0.99), None, "a", 0, 0.0)
     record.add(comparison(3, "training", None), told, "a", 2, 0.0)
     assert statistics(record.history)["log_loss"] == pytest.approx(-(math.log(0.8) + math.log(0.1)) / 2)
+
+
+def test_equal_losses_tell_nothing_of_a_probability() -> None:
+    record = Record()
+    record.add(comparison(0, "audit", 0.9), Outcome(2.0, 2.0, 0.0, 0.0), "a", 2, 0.0)
+    row = statistics(record.history)
+    assert (row["audits"], row["audit_accuracy"], row["log_loss"]) == (0, "", "")
+    probability, _ = foretold([{name: str(value) for name, value in one.items()} for one in record.history])
+    assert len(probability) == 0
 
 
 def test_the_best_loss_before_any_is_infinite() -> None:

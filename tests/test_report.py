@@ -652,6 +652,12 @@ def test_the_front_of_an_earlier_run_is_drawn_by_error(tmp_path: Path) -> None:
     np.testing.assert_allclose(front, [[9.0, 5.125], [4.0, 7.125]])
 
 
+def test_a_candidate_that_trains_alone_counts_once() -> None:
+    counts = [{"trained": "2"}, {"trained": "1"}, {"trained": ""}, {}]  # the last two are of earlier versions
+    rows = [{"decided_by": "training"} | one for one in counts] + [{"decided_by": "predictor"}]
+    assert tables.candidates_trained(rows) == 2 + 1 + 2 + 2
+
+
 def test_random_cells_stand_beside_the_winner(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", generations=1)
     assert "random cells" not in Page(visualize.write_report(run)).text
