@@ -438,7 +438,7 @@ def test_what_ranks_cells_on_fashion_mnist() -> None:
 
 def test_what_a_weight_set_tells() -> None:
     found = record("2026-11-26-set-estimates/estimates.json")["estimates"]
-    ways = ("published", "random pairs", "short visits", "fast only", "mean", "constant rate")
+    ways = ("published", "random pairs", "short visits", "fast only", "mean", "constant rate", "two epochs")
     judged = [f"{how}{age}" for how in LOSSES for age in ("", ", age out")]
     for way, (_, *printed) in zip(ways, rows_of(RESULTS, "### What a weight set tells"), strict=True):
         rows = [found[f"set {way}: {name}"] for name in (*judged, "as it is")]
