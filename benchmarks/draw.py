@@ -148,7 +148,7 @@ def images(axes: Any, records: list[Record]) -> None:
         axes.errorbar(
             place, mean, half, marker="D", color=COLOURS[place % len(COLOURS)], capsize=4, linewidth=2
         )
-    axes.set_xticks(range(len(names)), [name.replace("_", "\n", 1).replace("_", " ") for name in names])
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
     axes.set(ylabel="test error of the winner, %", xlim=(-0.5, len(names) - 0.5))
 
 

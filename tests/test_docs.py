@@ -1,14 +1,17 @@
 """README.md and docs/: links lead somewhere, commands are right, figures are those of the records."""
 
 import contextlib
+import csv
 import functools
 import importlib.util
 import io
 import json
+import math
 import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -338,10 +341,8 @@ def test_the_readmes_results() -> None:
         expected.append([mean_and_sd(found[name]["50"]) for name in ("ours", "slow_fast", "random")])
     for file in ("cifar10_jpeg", "fashion_mnist"):
         errors = record(f"2026-11-26-search-on-images/{file}.json")["strategies"]
-        ours, random = (
-            mean_and_sd(errors[name]["test_error"], 100) for name in ("ours", "random_same_estimate")
-        )
-        expected.append([ours, "", random])
+        names = ("ours", "slow_fast", "random_same_estimate")
+        expected.append([mean_and_sd(errors[name]["test_error"], 100) for name in names])
     images = record("2026-11-24-search-on-images/cifar10-jpeg-100.json")["strategies"]
     expected.append(
         [mean_and_sd(images[name]["test_error"], 100) for name in ("ours", "slow_fast", "random")]
@@ -353,8 +354,8 @@ def test_the_readmes_results() -> None:
 
 
 def test_searches_on_images() -> None:
-    names = ("ours", "random_same_estimate", "halving", "local", "chance")
-    sets = ("cifar10_jpeg", "fashion_mnist")
+    names = ("ours", "random_same_estimate", "halving", "local", "slow_fast", "random", "chance")
+    sets, readme = ("cifar10_jpeg", "fashion_mnist"), " ".join(README.read_text().split())
     found = [record(f"2026-11-26-search-on-images/{name}.json")["strategies"] for name in sets]
     for name, (_, *printed) in zip(names, rows_of(RESULTS, "## On real images"), strict=True):
         expected = []
@@ -363,26 +364,64 @@ def test_searches_on_images() -> None:
             minus = each[name].get("difference_to_ours")
             low, high = (100 * end for end in minus["interval"]) if minus else (0, 0)
             expected.append(f"{100 * minus['mean']:+.2f} ({low:+.2f} to {high:+.2f})" if minus else "")
+            assert expected[-1] in readme or name == "chance"
+            share, ends = each[name].get("share_of_gap"), each[name].get("share_of_gap_interval")
+            expected.append(f"{share:.0%} ({ends[0]:.0%} to {ends[1]:.0%})" if ends else "")
+            assert expected[-1] in readme or name != "ours"
         assert printed == expected
-        if name not in ("ours", "chance"):
-            assert all(difference in README.read_text() for difference in expected[1::2])
 
 
-def test_the_share_of_the_gap() -> None:
+def test_what_is_held_against_the_searches_on_images() -> None:
     text = " ".join(RESULTS.read_text().split())
     cifar10, fashion = (
         record(f"2026-11-26-search-on-images/{name}.json") for name in ("cifar10_jpeg", "fashion_mnist")
     )
-    names = ("ours", "random_same_estimate", "halving", "local")
-    shares, others = (
-        [found["strategies"][name]["share_of_gap"] for name in names] for found in (cifar10, fashion)
+    assert f"The gap is {100 * cifar10['gap']:.2f} and {100 * fashion['gap']:.2f} points" in text
+    sizes = [
+        {
+            name: np.mean([run["parameters"] for run in runs])
+            for name, runs in found["searches"].items()
+            if name != "chance"
+        }
+        for found in (cifar10, fashion)
+    ]
+    ours = [size.pop("ours") / 1000 for size in sizes]
+    others = [size / 1000 for each in sizes for size in each.values()]
+    assert f"larger**: {ours[0]:.0f},000 and {ours[1]:.0f},000 parameters" in text
+    assert f"those of the others {min(others):.0f},000 to {max(others):.0f},000" in text
+    pairs = [Counter(), Counter()]
+    for counter, found in zip(pairs, (cifar10, fashion), strict=True):
+        for run in found["searches"]["ours"]:
+            counter.update(run["decided_by"])
+    words = " and ".join(f"{each['predictor']} of {each.total()}" for each in pairs)
+    assert f"The predictor decided {words} pairs" in text
+    later = slice(2, None)  # from seed 12 on
+    for name in ("random_same_estimate", "halving"):
+        errors = {
+            who: [100 * run["test_error"] for run in cifar10["searches"][who]][later]
+            for who in (name, "ours")
+        }
+        minus = np.array(errors[name]) - errors["ours"]
+        low, high = scipy.stats.t.interval(0.95, len(minus) - 1, minus.mean(), scipy.stats.sem(minus))
+        assert f"{minus.mean():+.2f} ({low:+.2f} to {high:+.2f})" in text
+
+
+def test_what_size_brings_in_the_table() -> None:
+    with (RECORDS / "2026-11-26-image-table" / "cifar10_jpeg.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    values = [
+        [float(row["accuracy"]), math.log(float(row["parameters"]))]
+        for row in rows
+        if row["kind"] == "random"
+    ]
+    accuracy, size = np.array(values).T
+    text = " ".join(RESULTS.read_text().split())
+    assert (
+        f"random cells gain {scipy.stats.linregress(size, accuracy).slope:.1f} points for each e-fold" in text
     )
-    words = "closes {:.0%}{} the best of random cells {:.0%}, halving {:.0%}, local search {:.0%}"
-    assert f"Of the {100 * cifar10['gap']:.2f} points" in text
-    assert words.format(shares[0], " on CIFAR-10 and", *shares[1:]) in text
-    assert f"a gap of {100 * fashion['gap']:.2f} points" in text
-    assert words.format(others[0], ",", *others[1:]) in text
-    assert f"{shares[0]:.0%} and {others[0]:.0%} of the gap" in " ".join(README.read_text().split())
+    chosen = [float(row["accuracy"]) for row in rows if row["kind"] == "chosen"][:16]
+    assert f"({np.mean(chosen):.2f}% in the first round)" in text
+    assert f"were [{np.mean(chosen) - accuracy.mean():.1f} points above random" in text
 
 
 def test_found_cells_of_deeper_networks() -> None:
