@@ -462,6 +462,14 @@ def test_what_ranks_cells() -> None:
         assert printed == [f"{r['tau']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows]
 
 
+def test_what_ranks_cells_that_anneal_within_fewer_epochs() -> None:
+    found = record("2026-11-26-image-table/estimates_annealed.json")["estimates"]
+    kinds = ("training loss", "training loss summed", "validation loss", "validation error")
+    for epoch, *printed in rows_of(RESULTS, "Where it falls to 0 within fewer"):
+        rows = [found[f"{kind}, annealed, {epoch}"] for kind in kinds]
+        assert printed == [f"{r['tau']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows]
+
+
 def test_what_ranks_cells_on_fashion_mnist() -> None:
     found, text = (
         record("2026-11-26-image-table/estimates_fashion_mnist.json"),
