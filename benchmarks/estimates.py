@@ -10,8 +10,10 @@ the other repeats, whose start values, batches and crops it never saw: another f
 First comes what there is to gain: the spread between cells with the noise of a training taken out, and what
 the best of so many cells would have above the mean. With `--predictor` the search's predictor learns from an
 estimate of the cells, too: "seen" is its posterior of cells whose estimate it knows, "unseen" that of cells
-whose estimate it does not (ten folds). With `--sets`, of set_estimates.py, also what weight sets say, once
-more with what age and trained share explain of it taken out, and within thirds of the cells by age.
+whose estimate it does not (ten folds); and its kernel, with the epoch as an input, from the first epochs of
+all cells and the ends of some, which are not judged (fidelity.py). With `--sets`, of set_estimates.py, also
+what weight sets say, once more with what age and trained share explain of it taken out, and within thirds of
+the cells by age.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 import numpy as np
 import scipy.stats
+from fidelity import Fidelities
 from zero_cost import NAMES
 
 from common.flags import check_range, parse, run_script
 from search.prior import choices_of, taught
 
 FOLDS = 10
+WITH_ENDS = {"no cell": 0.0, "a quarter": 0.25}  # shares of the cells whose trainings went on to their end
 JUDGED = (  # columns of set_estimates.py
     "as_it_is", "last_rate_training_loss", "last_rate_validation_loss", "rate_training_loss",
     "rate_validation_loss",
@@ -239,6 +243,34 @@ def predictions(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
     return found
 
 
+def with_fidelities(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
+    """Estimates of ends by epochs as an input of the kernel, and by the loss itself for the same cells.
+
+    A cell costs its first epochs and, on the mean, a share of those that the ends take.
+    """
+    rows, last = np.stack([choices_of(cell) for cell in trainings.cells]), trainings.epochs
+    at_end = trainings.columns[f"training_loss_{last}"] + trainings.columns[f"validation_loss_{last}"]
+    found: dict[str, tuple[int, np.ndarray]] = {}
+    for end in [end for end in (1, 2, 4) if end < last]:
+        losses = np.stack([trainings.columns[f"training_loss_{epoch}"] for epoch in range(1, end + 1)])
+        for words, share in WITH_ENDS.items():
+            expected, itself = np.full_like(at_end, math.nan), np.full_like(at_end, math.nan)
+            for repeat, ends in enumerate(at_end.T):
+                whole = np.flatnonzero(np.isfinite(losses[:, :, repeat]).all(axis=0) & np.isfinite(ends))
+                known, asked = np.split(
+                    np.random.default_rng(repeat).permutation(len(whole)), [int(share * len(whole))]
+                )
+                mine = losses[:, whole, repeat].T
+                model = Fidelities(rows[whole], mine, last, known, ends[whole[known]])
+                expected[whole[asked], repeat] = model.expected()[asked]
+                itself[whole[asked], repeat] = mine[asked, -1]
+            cost = round(end + share * (last - end))
+            found[f"epoch as an input, {end}, ends of {words}"] = (cost, expected)
+            if share:
+                found[f"training loss {end}, the cells judged there"] = (end, itself)
+    return found
+
+
 def others(truth: np.ndarray) -> np.ndarray:
     """For each training the mean truth of the cell's other repeats, (cells, repeats)."""
     count = truth.shape[1]
@@ -297,7 +329,10 @@ def measure_estimates(config: Config) -> dict[str, Any]:
     for name, (cost, values) in (estimates(full, False) | untrained(full)).items():
         made[name] = Estimate(cost, values, full.cells)
     if config.predictor:
-        made |= {name: Estimate(*found, full.cells) for name, found in predictions(full).items()}
+        made |= {
+            name: Estimate(*found, full.cells)
+            for name, found in (predictions(full) | with_fidelities(full)).items()
+        }
     made["another full training"] = Estimate(full.epochs, -accuracy, full.cells)
     for file in config.short:
         short = read(file, config.random_only)
@@ -322,8 +357,9 @@ def measure_estimates(config: Config) -> dict[str, Any]:
         taus = [quality(mine[chosen], real[chosen])[0] for chosen in drawn]
         tau, first, tenth = quality(mine, real)
         low, high = np.nanpercentile(taus, [2.5, 97.5])
+        judged = int(np.isfinite(mine).sum(axis=0).max())
         found[name] = {
-            "epochs": one.epochs, "cells": len(rows), "tau": tau, "low": float(low), "high": float(high),
+            "epochs": one.epochs, "cells": judged, "tau": tau, "low": float(low), "high": float(high),
             "first_choice": first, "best_tenth": tenth,
         }  # fmt: skip
         if ages is not None:

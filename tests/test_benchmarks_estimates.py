@@ -22,11 +22,16 @@ from estimates import (  # noqa: E402
     gain,
     others,
     quality,
+    with_fidelities,
     with_scores,
     within_ages,
     without,
 )
+from fidelity import Fidelities, standardised  # noqa: E402
 
+from encoding import CellSpace  # noqa: E402
+
+PARTS = ("training", "validation")
 SMALL = "--set digits --images 60 --no_named --epochs 2 --init_channels 2 --layers 1 --batch_size 15"
 
 
@@ -152,6 +157,45 @@ def test_scores_are_joined_with_estimates_where_they_tell_more():
     joined = with_scores(trainings, useless, truth)
     assert np.corrcoef(joined[:, 0], truth[:, 0])[0, 1] > 0.95
     assert np.isfinite(joined).all()
+
+
+def cells_with_size(count):
+    """Random cells, (count, positions), and how many of their operations are convolutions, standardised."""
+    space, rng = CellSpace(), np.random.default_rng(0)
+    rows = np.stack([space.read(space.sample(rng)) for _ in range(count)])
+    texts = [str(space.architecture(row)) for row in rows]
+    return rows, standardised(np.array([text.count("conv") for text in texts], dtype=float))
+
+
+def test_ends_of_some_cells_tell_where_early_losses_of_all_mislead():
+    rows, size = cells_with_size(60)
+    rng = np.random.default_rng(1)
+    early = rng.standard_normal((60, 2))
+    known, asked = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    informed = Fidelities(rows, early, 10, known, size[known]).expected()
+    assert np.corrcoef(informed[asked], size[asked])[0, 1] > 0.7
+    blind = Fidelities(rows, early, 10, known[:0], size[:0]).expected()
+    assert abs(np.corrcoef(blind[asked], size[asked])[0, 1]) < 0.4
+
+
+def test_without_ends_a_cell_is_expected_where_its_losses_were():
+    rows, size = cells_with_size(40)
+    losses = np.stack([size, size], axis=1)
+    expected = Fidelities(rows, losses, 4, np.arange(0), size[:0]).expected()
+    assert np.corrcoef(expected, size)[0, 1] > 0.95
+
+
+def test_cells_whose_end_the_kernel_knew_are_not_judged():
+    rows, size = cells_with_size(24)
+    columns = {f"{part}_loss_{epoch}": np.stack([size, size], 1) for part in PARTS for epoch in (1, 2, 3)}
+    trainings = Trainings(["-".join(map(str, row)) for row in rows], columns, 3)
+    found = with_fidelities(trainings)
+    cost, expected = found["epoch as an input, 1, ends of a quarter"]
+    _, itself = found["training loss 1, the cells judged there"]
+    assert cost == round(1 + 0.25 * 2)
+    assert np.isfinite(expected).sum(axis=0).tolist() == [18, 18]
+    assert (np.isfinite(expected) == np.isfinite(itself)).all()
+    assert not any("4" in name for name in found), "an end is no estimate of itself"
 
 
 def test_weight_sets_judge_the_cells_of_a_table_and_go_on(table, tmp_path):
