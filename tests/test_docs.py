@@ -483,6 +483,18 @@ def test_what_ranks_cells_on_fashion_mnist() -> None:
     assert f"another training's test accuracy has {taus['another full training']['tau']:.2f}" in text
 
 
+def test_what_fidelity_as_an_input_tells() -> None:
+    files = ("estimates", "estimates_fashion_mnist")
+    found = [record(f"2026-11-26-image-table/{file}.json")["estimates"] for file in files]
+    for epoch, *printed in rows_of(RESULTS, "Fidelity as an input of the kernel"):
+        blind, informed = (
+            f"epoch as an input, {epoch}, ends of {whose}" for whose in ("no cell", "a quarter")
+        )
+        names = (blind, informed, f"training loss {epoch}, the cells judged there")
+        rows = [each[name] for each in found for name in names]
+        assert printed == [f"{r['tau']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows]
+
+
 def test_what_a_weight_set_tells() -> None:
     found = record("2026-11-26-set-estimates/estimates.json")["estimates"]
     ways = ("published", "random pairs", "short visits", "fast only", "mean", "constant rate", "two epochs")
