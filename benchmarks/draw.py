@@ -262,7 +262,7 @@ def draw(records: list[tuple[str, Record]], format: str) -> bytes:
             for axes in figure.axes
             for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        columns = 6 if len(panels) > 2 else 3
+        columns = 7 if len(panels) > 2 else 3
         if labels:
             place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "fontsize": 9}
             figure.legend(labels.values(), labels.keys(), **place)
