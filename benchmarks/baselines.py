@@ -1,13 +1,15 @@
 """Searches on images without population and predictor: what random cells and their neighbours bring.
 
 Each strategy gets a search run that judges candidates alone, and so many epochs to train them. It returns the
-finalists, best first, and the epochs that it spent. What it has trained stands in the run's checkpoint, so a
-strategy that was stopped does the same again and trains only what is missing.
+finalists, best first, and the epochs that it spent. What it has trained for a candidate's epochs stands in
+the run's checkpoint, so a strategy that was stopped does the same again and trains what is missing; halving
+trains its other rungs again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,12 +32,21 @@ BEGIN = 10  # random cells, of which local search starts from the best
 MOVES = 16  # random cells from which a climb begins
 DRAWS = 500  # random cells for each of the largest
 RUNGS = 3  # of successive halving: each trains the better half of the cells for twice the epochs
+LONE = ("local", "halving", "largest")  # need candidates that train alone
+
+
+def check(strategy: str, run: SearchRun) -> None:
+    """ValueError where a strategy cannot work with what the run has."""
+    if strategy in LONE:
+        lone(run)
+    if strategy == "prior_only" and run.search.predictor.prior is None:
+        raise ValueError("--prior: prior_only needs one; see --estimate, --space and --layers")
 
 
 def lone(run: SearchRun) -> Alone:
     """The run's estimate. ValueError where candidates do not train alone."""
     if not isinstance(run.estimate, Alone):
-        raise ValueError("--estimate: strategies without a weight set need candidates that train alone")
+        raise ValueError(f"--estimate: {', '.join(LONE)} need candidates that train alone")
     return run.estimate
 
 
@@ -50,7 +61,8 @@ def local(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
 
     def loss(cell: AnyGenotype) -> float:
         if cell not in losses:
-            losses[cell] = estimate.losses([cell])[0].mean().item()
+            value = estimate.losses([cell])[0].mean().item()
+            losses[cell] = value if math.isfinite(value) else math.inf  # what diverged is never better
             run.save()
         return losses[cell]
 
@@ -78,8 +90,17 @@ def halving(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     config = run.config
     lengths = [max(1, config.candidate_epochs // 2) << rung for rung in range(RUNGS)]
     added = [length if not rung else length - lengths[rung - 1] for rung, length in enumerate(lengths)]
-    # n cells, then n / 2, n / 4: what n costs, in epochs
-    cells = int(budget / sum(epochs / 2**rung for rung, epochs in enumerate(added)))
+
+    def kept(count: int) -> int:
+        return min(count, max(config.finalists, count // 2))
+
+    def cost(count: int) -> int:
+        total = 0
+        for epochs in added:
+            total, count = total + epochs * count, kept(count)
+        return total
+
+    cells = max(count for count in range(1, budget + 1) if count == 1 or cost(count) <= budget)
     staying, spent = random_cells(config, cells, config.seed, "halving"), 0
     for length, more in zip(lengths, added, strict=True):
         task = run.task._replace(config=dataclasses.replace(config, candidate_epochs=length))
@@ -87,7 +108,7 @@ def halving(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
         losses = [one.mean().item() for one in estimate.losses(staying)]
         spent += more * len(staying)
         order = np.argsort(losses, kind="stable")  # NaN last
-        staying = [staying[i] for i in order[: max(config.finalists, len(staying) // 2)]]
+        staying = [staying[i] for i in order[: kept(len(staying))]]
     return staying[: config.finalists], spent
 
 
@@ -114,8 +135,6 @@ def largest(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
 
 def prior_only(run: SearchRun, budget: int) -> tuple[list[AnyGenotype], int]:
     """The cells that the search's prior expects to be best, of all that is met uphill from random ones."""
-    if run.search.predictor.prior is None:
-        raise ValueError("--prior: prior_only needs one; see --estimate, --space and --layers")
     count = run.config.finalists + budget // run.config.final_epochs
     rng = np.random.default_rng(derive_seed(run.config.seed, "prior") % 2**32)
     return uphill(run.search.space, run.search.predictor.posterior(), count, rng), 0

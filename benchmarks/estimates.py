@@ -11,7 +11,7 @@ First comes what there is to gain: the spread between cells with the noise of a 
 the best of so many cells would have above the mean. With `--predictor` the search's predictor learns from an
 estimate of the cells, too: "seen" is its posterior of cells whose estimate it knows, "unseen" that of cells
 whose estimate it does not (ten folds); and its kernel, with the epoch as an input, from the first epochs of
-all cells and the ends of some, which are not judged (fidelity.py). With `--sets`, of set_estimates.py, also
+all cells and the ends of some (fidelity.py). With `--sets`, of set_estimates.py, also
 what weight sets say, once more with what age and trained share explain of it taken out, and within thirds of
 the cells by age.
 """
@@ -246,7 +246,8 @@ def predictions(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
 def with_fidelities(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
     """Estimates of ends by epochs as an input of the kernel, and by the loss itself for the same cells.
 
-    A cell costs its first epochs and, on the mean, a share of those that the ends take.
+    A cell costs its first epochs and, on the mean, a share of those that the ends take. Judged are the cells
+    whose end the kernel did not know; at equal cost, all.
     """
     rows, last = np.stack([choices_of(cell) for cell in trainings.cells]), trainings.epochs
     at_end = trainings.columns[f"training_loss_{last}"] + trainings.columns[f"validation_loss_{last}"]
@@ -254,7 +255,7 @@ def with_fidelities(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
     for end in [end for end in (1, 2, 4) if end < last]:
         losses = np.stack([trainings.columns[f"training_loss_{epoch}"] for epoch in range(1, end + 1)])
         for words, share in WITH_ENDS.items():
-            expected, itself = np.full_like(at_end, math.nan), np.full_like(at_end, math.nan)
+            everywhere, expected, itself = (np.full_like(at_end, math.nan) for _ in range(3))
             for repeat, ends in enumerate(at_end.T):
                 whole = np.flatnonzero(np.isfinite(losses[:, :, repeat]).all(axis=0) & np.isfinite(ends))
                 known, asked = np.split(
@@ -262,11 +263,13 @@ def with_fidelities(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
                 )
                 mine = losses[:, whole, repeat].T
                 model = Fidelities(rows[whole], mine, last, known, ends[whole[known]])
-                expected[whole[asked], repeat] = model.expected()[asked]
+                everywhere[whole, repeat] = model.expected()
+                expected[whole[asked], repeat] = everywhere[whole[asked], repeat]
                 itself[whole[asked], repeat] = mine[asked, -1]
             cost = round(end + share * (last - end))
             found[f"epoch as an input, {end}, ends of {words}"] = (cost, expected)
             if share:
+                found[f"epoch as an input, {end}, ends of {words}, all cells"] = (cost, everywhere)
                 found[f"training loss {end}, the cells judged there"] = (end, itself)
     return found
 

@@ -28,6 +28,7 @@ import scipy.stats
 import torch
 import tyro
 from baselines import BASELINES
+from baselines import check as check_baseline
 from estimates import gain, read
 from searches import open_or_begin, random_cells, test_errors
 
@@ -39,11 +40,12 @@ from images import sets
 from model import count
 from search.finalists import train_finalists, winner
 from search.record import Finalist
-from search.run import SearchRun
+from search.run import SearchRun, open_search
 from train_search import Config as SearchConfig
 from utils import derive_seed, write_atomically
 
-SET_HERE = "seed generations strategy rank screen decide save resume record".split()  # noqa: SIM905
+SET_HERE = "seed generations strategy rank screen decide save resume record baseline".split()  # noqa: SIM905
+BOUNDS = "max_parameters max_multiply_adds max_latency max_memory objectives".split()  # noqa: SIM905
 NO_PREDICTOR = {"rank": False, "screen": False, "decide": False}
 ON_SET = {"estimate": "weight_set", "candidate_epochs": 1}
 CHANCE = "chance"
@@ -58,6 +60,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {  # what differs from the flags
     "prior_only": {},
     CHANCE: NO_PREDICTOR,  # no search: as many random cells as a winner has trainings
 }
+UNBOUND = {*BASELINES, CHANCE}  # draw their cells without a look at BOUNDS
 OURS = "ours"
 COSTS = ("epochs_of_candidates", "epochs_of_finalists")
 
@@ -107,16 +110,32 @@ class Config:
         for name in self.strategies:
             if name not in STRATEGIES:
                 raise ValueError(f"--strategies {name}: allowed are {', '.join(STRATEGIES)}")
-        if not self.strategies or not self.seeds or min(self.seeds) < 0:
-            raise ValueError("--strategies, --seeds: at least one of each, seeds from 0")
+        for flag, values in (("strategies", self.strategies), ("seeds", self.seeds)):
+            words = " ".join(map(str, values))
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"--{flag} {words}: must be one or more, each once")
+        if not (min(self.seeds) >= 0 and max(self.seeds) < 2**63):
+            raise ValueError(f"--seeds {words}: must be from 0 to 2^63 - 1")
         for name in SET_HERE:
             if getattr(self.search, name) != getattr(SearchConfig, name):
                 raise ValueError(f"--{name}: has no effect here, where the comparison sets it")
+        for name in BOUNDS:
+            value = getattr(self.search, name)
+            if value != getattr(SearchConfig, name) and (unbound := UNBOUND & set(self.strategies)):
+                given = " ".join(value) if isinstance(value, tuple) else value
+                raise ValueError(f"--{name} {given}: {', '.join(sorted(unbound))} would not keep to it")
         evidence.check_output(self.json)
 
     def settings(self, strategy: str, seed: int) -> SearchConfig:
         """The settings of one search. Its generations are more than it can need: its budget ends it."""
         return dataclasses.replace(self.search, seed=seed, generations=self.budget, **STRATEGIES[strategy])
+
+
+def check_strategies(config: Config, device: torch.device) -> None:
+    """ValueError where a strategy would find, after hours of others, that it lacks what it needs."""
+    for name in BASELINES.keys() & set(config.strategies):
+        run, _ = open_search(config.settings(name, config.seeds[0]), Path(config.out) / name, device)
+        check_baseline(name, run)
 
 
 def spent(run: SearchRun) -> int:
@@ -264,6 +283,7 @@ def main(config: Config) -> None:
     gap = None
     if config.table is not None:
         gap = gain(read(config.table, True).columns["accuracy"])["best_of"]["all"] / 100
+    check_strategies(config, device)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.strategies}
     for seed in config.seeds:
         for name in config.strategies:

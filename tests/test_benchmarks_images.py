@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import baselines  # noqa: E402
 import found_cell  # noqa: E402
+import search_on_images  # noqa: E402
 import weight_set  # noqa: E402
 from baselines import BASELINES  # noqa: E402
 from search_on_images import Config, difference, result_of, summarise, table  # noqa: E402
@@ -103,7 +104,7 @@ def test_baselines_spend_their_budget_and_begin_again_from_what_is_trained(name,
     run, _ = open_or_begin(config.settings(name, 3), tmp_path / "a", torch.device("cpu"))
     cells, epochs = BASELINES[name](run, config.budget)
     trained = {"local": 8 * 2, "halving": 16, "largest": 8 * 2, "finalists_only": 0}
-    assert epochs == pytest.approx(trained[name], abs=2)
+    assert epochs == trained[name]
     assert len(cells) == (2 + 8 if name == "finalists_only" else 2)
     run.save()
     run.folder.unlock()
@@ -111,6 +112,32 @@ def test_baselines_spend_their_budget_and_begin_again_from_what_is_trained(name,
     known = len(again.estimate.known)
     assert BASELINES[name](again, config.budget) == (cells, epochs)
     assert len(again.estimate.known) == known, "nothing was trained again"
+
+
+@pytest.mark.parametrize("budget", [6, 9, 16, 23])
+def test_halving_never_spends_more_than_its_budget(budget, tmp_path):
+    flags = f"{SMALL} {LONE} --finalists 3".split()
+    config = parse(
+        Config, ["--out", str(tmp_path), *flags, "--candidate_epochs", "1", "--budget", str(budget)]
+    )
+    run, _ = open_or_begin(config.settings("halving", 0), tmp_path / "a", torch.device("cpu"))
+    _, epochs = BASELINES["halving"](run, budget)
+    assert budget - 6 < epochs <= budget
+
+
+def test_a_cell_that_diverged_does_not_win_a_local_search(tmp_path, monkeypatch):
+    config = parse(Config, ["--out", str(tmp_path), *f"{SMALL} {LONE}".split()])
+    run, _ = open_or_begin(config.settings("local", 0), tmp_path / "a", torch.device("cpu"))
+    losses = iter([float("nan"), 3.0, 2.0, 1.0, float("nan"), 5.0, 6.0, 7.0])
+    met = {}
+
+    def judged(cells):
+        met[cells[0]] = next(losses)
+        return [torch.tensor([met[cells[0]]])]
+
+    monkeypatch.setattr(run.estimate, "losses", judged)
+    cells, _ = BASELINES["local"](run, config.budget)
+    assert [met[cell] for cell in cells] == [1.0, 2.0]
 
 
 def test_local_search_keeps_the_lowest_losses(tmp_path):
@@ -133,11 +160,38 @@ def test_the_largest_of_the_drawn_cells_are_trained(tmp_path, monkeypatch):
     assert trained == sorted(size(cell)[0] for cell in drawn)[-8:]
 
 
-def test_baselines_need_candidates_that_train_alone(tmp_path):
-    config = parse(Config, ["--out", str(tmp_path), *SMALL.split()])
-    run, _ = open_or_begin(config.settings("local", 0), tmp_path / "a", torch.device("cpu"))
-    with pytest.raises(ValueError, match="--estimate"):
-        BASELINES["local"](run, 4)
+@pytest.mark.parametrize(
+    ("strategies", "message"),
+    [("ours local", "--estimate: local, halving"), ("ours prior_only", "--prior: prior_only")],
+)
+def test_what_a_strategy_lacks_is_said_before_another_one_trains(strategies, message, tmp_path):
+    flags = [*SMALL.split(), "--budget", "8", "--strategies", *strategies.split()]
+    with pytest.raises(ValueError, match=message):
+        search_on_images.main(parse(Config, ["--out", str(tmp_path / "out"), *flags]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--seeds 0 1 0", "--seeds 0 1 0: must be one or more, each once"),
+        ("--strategies ours chance ours", "--strategies ours chance ours: must be"),
+        ("--seeds 9223372036854775808", "must be from 0 to 2^63 - 1"),
+        ("--baseline 2", "--baseline: has no effect here"),
+        (
+            "--strategies ours local chance --max_parameters 3",
+            "--max_parameters 3.0: chance, local would not keep",
+        ),
+        (
+            "--strategies largest --objectives error parameters",
+            "--objectives error parameters: largest would not",
+        ),
+    ],
+)
+def test_what_would_spoil_a_comparison_is_refused(flags, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(Config, ["--out", str(tmp_path / "out"), *SMALL.split(), *flags.split()])
+    assert message in capsys.readouterr().err
 
 
 def test_some_test_images_are_of_all_classes_wherever_they_stand():
