@@ -37,7 +37,7 @@ from common.flags import check_range, parse, run_script
 from search.prior import choices_of, taught
 
 FOLDS = 10
-WITH_ENDS = {"no cell": 0.0, "a quarter": 0.25}  # shares of the cells whose trainings went on to their end
+WITH_ENDS = {"": 0.0, "ends of a quarter, ": 0.25}  # shares of the cells whose trainings went on to their end
 JUDGED = (  # columns of set_estimates.py
     "as_it_is", "last_rate_training_loss", "last_rate_validation_loss", "rate_training_loss",
     "rate_validation_loss",
@@ -267,10 +267,10 @@ def with_fidelities(trainings: Trainings) -> dict[str, tuple[int, np.ndarray]]:
                 expected[whole[asked], repeat] = everywhere[whole[asked], repeat]
                 itself[whole[asked], repeat] = mine[asked, -1]
             cost = round(end + share * (last - end))
-            found[f"epoch as an input, {end}, ends of {words}"] = (cost, expected)
+            found[f"epoch as an input, {words}{end}"] = (cost, expected)
             if share:
-                found[f"epoch as an input, {end}, ends of {words}, all cells"] = (cost, everywhere)
-                found[f"training loss {end}, the cells judged there"] = (end, itself)
+                found[f"epoch as an input, {words}all cells, {end}"] = (cost, everywhere)
+                found[f"training loss, cells without an end, {end}"] = (end, itself)
     return found
 
 
