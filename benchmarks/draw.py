@@ -152,13 +152,19 @@ def images(axes: Any, records: list[Record]) -> None:
     axes.set(ylabel="test error of the winner, %", xlim=(-0.5, len(names) - 0.5))
 
 
+# These are held against other cells than all others.
+OF_SOME_CELLS = {"epoch as an input, ends of a quarter", "training loss, cells without an end"}
+
+
 def estimates(axes: Any, records: list[Record]) -> None:
     """Rank correlation of estimates over their cost in epochs, with intervals, and the frontier."""
     (record,) = records  # titles are one record's
     kinds: dict[str, list[Record]] = {}
     for name, row in record["estimates"].items():
         kinds.setdefault(name.rpartition(", ")[0] if name[-1].isdigit() else name, []).append(row)
-    last = max(row["epochs"] for row in record["estimates"].values())
+    kinds = {kind: rows for kind, rows in kinds.items() if kind not in OF_SOME_CELLS}
+    found = [row for rows in kinds.values() for row in rows]
+    last = max(row["epochs"] for row in found)
     for place, (kind, rows) in enumerate(sorted(kinds.items(), key=lambda item: -item[1][-1]["tau"])):
         rows = sorted(rows, key=lambda row: row["epochs"])
         # Several kinds at one cost stand beside each other, so that their intervals can be told apart.
@@ -172,7 +178,7 @@ def estimates(axes: Any, records: list[Record]) -> None:
         }
         axes.errorbar(x, tau, bars, label=kind, linewidth=1.2, elinewidth=0.7, alpha=0.9, **look)
     frontier: list[Record] = []
-    for row in sorted(record["estimates"].values(), key=lambda row: (row["epochs"], -row["tau"])):
+    for row in sorted(found, key=lambda row: (row["epochs"], -row["tau"])):
         if not frontier or row["tau"] > frontier[-1]["tau"]:
             frontier.append(row)
     best = [
@@ -181,7 +187,7 @@ def estimates(axes: Any, records: list[Record]) -> None:
     ]
     axes.step(*best, where="post", color="#F4B042", linewidth=6, alpha=0.4, label="best for its cost")
     axes.set(xlabel="epochs of the cell that it costs", ylabel="Kendall's tau with the test accuracy")
-    axes.set_ylim(min(0.0, *(row["low"] for row in record["estimates"].values())), 1)
+    axes.set_ylim(min(0.0, *(row["low"] for row in found)), 1)
 
 
 def predictor(axes: Any, records: list[Record]) -> None:
@@ -264,7 +270,8 @@ def draw(records: list[tuple[str, Record]], format: str) -> bytes:
         }
         columns = 7 if len(panels) > 2 else 3
         if labels:
-            place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "fontsize": 9}
+            small = 9 if len(labels) <= 3 * columns else 8
+            place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "fontsize": small}
             figure.legend(labels.values(), labels.keys(), **place)
         output = io.BytesIO()
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)

@@ -347,8 +347,11 @@ def test_the_readmes_results() -> None:
     assert printed == expected
 
 
+RIVALS = ("random_same_estimate", "halving", "local", "slow_fast", "random")
+
+
 def test_searches_on_images() -> None:
-    names = ("ours", "random_same_estimate", "halving", "local", "slow_fast", "random", "chance")
+    names = ("ours", *RIVALS, "largest", "chance")
     sets, readme = ("cifar10_jpeg", "fashion_mnist"), " ".join(README.read_text().split())
     found = [record(f"2026-11-26-search-on-images/{name}.json")["strategies"] for name in sets]
     for name, (_, *printed) in zip(names, rows_of(RESULTS, "## On real images"), strict=True):
@@ -379,10 +382,16 @@ def test_what_is_held_against_the_searches_on_images() -> None:
         }
         for found in (cifar10, fashion)
     ]
-    ours = [size.pop("ours") / 1000 for size in sizes]
-    others = [size / 1000 for each in sizes for size in each.values()]
+    ours, largest = ([size[name] / 1000 for size in sizes] for name in ("ours", "largest"))
+    others = [size[name] / 1000 for size in sizes for name in RIVALS]
     assert f"larger**: {ours[0]:.0f},000 and {ours[1]:.0f},000 parameters" in text
-    assert f"those of the others {min(others):.0f},000 to {max(others):.0f},000" in text
+    assert f"those of the five others {min(others):.0f},000 to {max(others):.0f},000" in text
+    assert f"(`largest`, {largest[0]:.0f},000 and {largest[1]:.0f},000)" in text
+    for found, words in ((cifar10, "standard errors on CIFAR-10"), (fashion, "on Fashion-MNIST")):
+        minus = found["strategies"]["largest"]["difference_to_ours"]
+        ahead = minus["mean"] / (minus["sd"] / math.sqrt(minus["n"]))
+        wins = sum(value > 0 for value in minus["values"])
+        assert f"by {ahead:.1f} {words} ({wins} of 10" in text
     pairs = [Counter(), Counter()]
     for counter, found in zip(pairs, (cifar10, fashion), strict=True):
         for run in found["searches"]["ours"]:
