@@ -168,16 +168,28 @@ def result_of(config: Config, strategy: str, seed: int, device: torch.device) ->
     done = path / "result.json"
     asked = {"repeats": config.repeats, "test_images": len(test)}
     try:
-        if done.exists():
-            result: dict[str, Any] = json.loads(done.read_text())
-            if {name: result[name] for name in asked} == asked:
-                return result
+        if (known := kept_result(done, asked)) is not None:
+            return known
         result = {"strategy": strategy, "seed": seed, **asked, **search_and_test(config, strategy, run, test)}
         if distributed.is_main():
             write_atomically(done, json.dumps(result, indent=1) + "\n")
     finally:
         run.folder.unlock()
     return result
+
+
+def kept_result(path: Path, asked: dict[str, int]) -> dict[str, Any] | None:
+    """What a search found earlier; None where it has not ended, or was asked for something else.
+
+    ValueError where the file is damaged.
+    """
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+        return result if {name: result[name] for name in asked} == asked else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ValueError(f"{path}: no result of a search; delete it, and it is made again") from None
 
 
 def search_and_test(config: Config, strategy: str, run: SearchRun, test: sets.ImageSet) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import found_cell  # noqa: E402
 import search_on_images  # noqa: E402
 import weight_set  # noqa: E402
 from baselines import BASELINES  # noqa: E402
-from search_on_images import Config, difference, result_of, summarise, table  # noqa: E402
+from search_on_images import Config, difference, kept_result, result_of, summarise, table  # noqa: E402
 from searches import draw_test_images, open_or_begin, random_cells  # noqa: E402
 
 import genotypes  # noqa: E402
@@ -72,6 +72,15 @@ def test_what_was_done_is_not_done_again_and_a_lost_result_is_the_same_again(sea
     assert result_of(config, "slow_fast", 0, torch.device("cpu")) == result["searches"]["slow_fast"][0]
     with pytest.raises(ValueError, match="other settings"):
         open_or_begin(config.settings("slow_fast", 0), first, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("text", ["{}", '{"strategy": "ou', "[]", "\xff"])
+def test_a_damaged_result_is_named(text, tmp_path):
+    file = tmp_path / "result.json"
+    assert kept_result(file, {"repeats": 1}) is None
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"result\.json: no result of a search; delete it"):
+        kept_result(file, {"repeats": 1})
 
 
 def test_the_interval_of_a_difference_is_that_of_paired_values():
