@@ -5,6 +5,7 @@ whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import secrets
@@ -89,12 +90,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: str | Path, content: str | bytes, mode: int | None = None) -> None:
+def write_atomically(
+    path: str | Path, content: str | bytes, mode: int | None = None, new: bool = False
+) -> None:
     """Write a file so that, at every moment, its old or its new content is there whole.
 
     `mode` is its permissions (else those of any new file). Raises OSError that names the file, e.g. for a
-    full disk; the old content then stays. A killed program may leave a file behind whose name
-    `temporary_files` knows.
+    full disk; the old content then stays. With `new` that is FileExistsError where the file exists already. A
+    killed program may leave a file behind whose name `temporary_files` knows.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -108,13 +111,30 @@ def write_atomically(path: str | Path, content: str | bytes, mode: int | None = 
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if new:
+            _name_first(temporary, path)
+        else:
+            os.replace(temporary, path)
         _sync_folder(path.parent)
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
     except OSError as error:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _name_first(temporary: Path, path: Path) -> None:
+    """Give a file its name, which no other one may have: FileExistsError."""
+    try:
+        os.link(temporary, path)  # the only way that fails where a name is taken
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
 
 
 def _sync_folder(folder: Path) -> None:

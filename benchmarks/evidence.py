@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules, from any folder
 
 from common.flags import check_new_file
+from utils import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,8 +76,8 @@ def check_output(path: str | None) -> None:
 
 
 def write(path: str | None, result: Mapping[str, Any]) -> None:
-    """Write a result as JSON, unless no file was asked for."""
+    """Write a result as JSON, whole or not at all, unless no file was asked for. FileExistsError where it is
+    there already.
+    """
     if path is not None:
-        with open(path, "x") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
+        write_atomically(path, json.dumps(result, indent=1) + "\n", new=True)

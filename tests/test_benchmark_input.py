@@ -70,6 +70,25 @@ def test_a_result_says_where_it_comes_from_and_is_never_overwritten(tmp_path, ca
         evidence.check_output(str(tmp_path / "absent" / "result.json"))
 
 
+def test_a_result_is_whole_or_not_there(tmp_path, monkeypatch):
+    def killed(descriptor):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "result.json"
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evidence.write(str(path), {"a": 1})
+    with pytest.raises(TypeError):
+        evidence.write(str(path), {"a": object()})
+    assert list(tmp_path.iterdir()) == []
+    evidence.write(str(path), {"a": [1.5, None]})
+    assert path.read_text() == json.dumps({"a": [1.5, None]}, indent=1) + "\n"
+    with pytest.raises(FileExistsError, match=r"File exists: .*result\.json'$"):
+        evidence.write(str(path), {"a": 2})
+    assert json.loads(path.read_text()) == {"a": [1.5, None]}
+
+
 def test_the_table_compares_within_each_round():
     rates = {"slow": [1.0, 2.0, 10.0], "fast": [3.0, 6.0, 30.0]}
     assert timing.table(rates, "slow").splitlines()[-1].split()[-1] == "3.00"

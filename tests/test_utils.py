@@ -55,6 +55,23 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    path = tmp_path / "file.txt"
+    utils.write_atomically(path, "first", new=True)
+    with pytest.raises(FileExistsError) as refused:
+        utils.write_atomically(path, "second", new=True)
+    assert str(refused.value) == f"[Errno 17] File exists: '{path}'"
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["file.txt"]
+    assert path.stat().st_nlink == 1
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"nowhere/file\.txt: cannot be written: No such file"):
         utils.write_atomically(tmp_path / "nowhere" / "file.txt", "")
