@@ -18,7 +18,6 @@ the cells by age.
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ import evidence
 import numpy as np
 import scipy.stats
 from fidelity import Fidelities
+from image_table import UNREADABLE, check_columns, columns, lines_of
 from zero_cost import NAMES
 
 from common.flags import check_range, parse, run_script
@@ -42,6 +42,7 @@ JUDGED = (  # columns of set_estimates.py
     "as_it_is", "last_rate_training_loss", "last_rate_validation_loss", "rate_training_loss",
     "rate_validation_loss",
 )  # fmt: skip
+OF_SETS = ("way", "repeat", "epochs", "arch", "trained_share", "age", *JUDGED)
 STRATA = 3  # of cells, by the age of their weights
 LOGARITHMS = ("nwot", "synflow")  # these scores are logarithms already
 BEFORE = ("parameters", "multiply_adds", *NAMES)  # columns known before training
@@ -80,23 +81,35 @@ class Trainings(NamedTuple):
     epochs: int
 
 
-def read(file: str, random_only: bool) -> Trainings:
-    """A table of image_table.py. ValueError where it is none, or where no cell has two repeats."""
+def read(file: str, random_only: bool, fewest: int = 2) -> Trainings:
+    """A table of image_table.py. ValueError that names the file where it is none or damaged, or has not
+    `fewest` repeats; where these are two or more, also unless two cells have all of the table's.
+    """
     try:
-        with open(file, newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if not random_only or row["kind"] == "random"]
+        rows = lines_of(file, columns(0))
+        rows = [row for row in rows if not random_only or row["kind"] == "random"]
+        if not rows:
+            raise ValueError(f"no {'random ' if random_only else ''}cell in it")
+        epochs = sum(name.startswith("training_loss_") for name in rows[0])
+        check_columns(rows[0], columns(max(1, epochs)))
         names = [name for name in rows[0] if name not in ("arch", "kind", "repeat")]
         repeats = 1 + max(int(row["repeat"]) for row in rows)
+        if repeats > len(rows):
+            raise ValueError(f"repeat {repeats - 1} among {len(rows)} trainings")
         cells = list(dict.fromkeys(row["arch"] for row in rows))
-        columns = {name: np.full((len(cells), repeats), math.nan) for name in names}
+        found = {name: np.full((len(cells), repeats), math.nan) for name in names}
         place = {cell: index for index, cell in enumerate(cells)}
         for row in rows:
             for name in names:
-                columns[name][place[row["arch"]], int(row["repeat"])] = float(row[name] or math.nan)
-        epochs = sum(name.startswith("training_loss_") for name in names)
-    except (OSError, ValueError, LookupError, UnicodeDecodeError) as error:
+                found[name][place[row["arch"]], int(row["repeat"])] = float(row[name] or math.nan)
+    except UNREADABLE as error:
         raise ValueError(f"{file}: no table of image_table.py ({error})") from None
-    return Trainings(cells, columns, epochs)
+    if repeats < fewest:
+        raise ValueError(f"{file}: each cell has {repeats} training; needed are cells with {fewest} repeats")
+    whole = int(np.isfinite(found["accuracy"]).all(axis=1).sum())
+    if fewest > 1 and whole < 2:
+        raise ValueError(f"{file}: {whole} cells have all of the {repeats} repeats; needed are 2 or more")
+    return Trainings(cells, found, epochs)
 
 
 def estimates(trainings: Trainings, annealed: bool) -> dict[str, tuple[int, np.ndarray]]:
@@ -130,12 +143,11 @@ class Estimate(NamedTuple):
 def of_sets(file: str) -> dict[str, Estimate]:
     """What weight sets say, by way of training and of judging. ValueError where the file is not theirs."""
     try:
-        with open(file, newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = lines_of(file, OF_SETS)
         found: dict[str, Estimate] = {}
         for way in dict.fromkeys(row["way"] for row in rows):
             found |= of_a_way(way, [row for row in rows if row["way"] == way])
-    except (OSError, ValueError, LookupError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"--sets {file}: no table of set_estimates.py ({error})") from None
     return found
 
@@ -281,19 +293,22 @@ def others(truth: np.ndarray) -> np.ndarray:
 
 
 def quality(values: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
-    """Kendall's tau, and truth of the first choice and of the best tenth above the mean; over repeats.
+    """Kendall's tau, and truth of the first choice and of the best tenth above the mean; over repeats. NaN
+    where no cell is known.
 
     `values` (cells, repeats), lower is better; `truth` (cells, repeats), of the other repeats.
     """
     found = []
     for value, real in zip(values.T, truth.T, strict=True):
         known = np.isfinite(value) & np.isfinite(real)
+        if not known.any():  # drawn were cells that diverged alone
+            continue
         value, real = value[known], real[known]
         order = np.argsort(value, kind="stable")
         best = real[order[: max(1, len(order) // 10)]].mean()
         tau = scipy.stats.kendalltau(-value, real).statistic
         found.append((tau, real[order[0]] - real.mean(), best - real.mean()))
-    tau, first, tenth = np.mean(found, axis=0)
+    tau, first, tenth = np.mean(found, axis=0) if found else (math.nan,) * 3
     return float(tau), float(first), float(tenth)
 
 
@@ -322,12 +337,17 @@ def gain(truth: np.ndarray) -> dict[str, Any]:
     }
 
 
+def check_shared(flag: str, cells: list[str], full: Trainings) -> None:
+    """Raise ValueError where two cells are not also those of the table: they have no order there."""
+    shared = len(set(cells) & set(full.cells))
+    if shared < 2:
+        raise ValueError(f"{flag}: shares {shared} cells with --table; needed are 2 or more")
+
+
 def measure_estimates(config: Config) -> dict[str, Any]:
     """Every estimate of the tables with its cost and quality, and 95% intervals from resampling the cells."""
     full = read(config.table, config.random_only)
     accuracy = full.columns["accuracy"]
-    if accuracy.shape[1] < 2:
-        raise ValueError(f"--table {config.table}: estimates need cells with two repeats or more")
     made: dict[str, Estimate] = {}
     for name, (cost, values) in (estimates(full, False) | untrained(full)).items():
         made[name] = Estimate(cost, values, full.cells)
@@ -338,10 +358,14 @@ def measure_estimates(config: Config) -> dict[str, Any]:
         }
     made["another full training"] = Estimate(full.epochs, -accuracy, full.cells)
     for file in config.short:
-        short = read(file, config.random_only)
+        short = read(file, config.random_only, 1)
+        check_shared(f"--short {file}", short.cells, full)
         made |= {name: Estimate(*found, short.cells) for name, found in estimates(short, True).items()}
     if config.sets is not None:
-        made |= of_sets(config.sets)
+        of_each_way = of_sets(config.sets)
+        for one in of_each_way.values():
+            check_shared(f"--sets {config.sets}", one.cells, full)
+        made |= of_each_way
     unseen, rng = others(accuracy), np.random.default_rng(0)
     place = {cell: index for index, cell in enumerate(full.cells)}
     found = {}

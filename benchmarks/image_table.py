@@ -244,14 +244,66 @@ def before_training(work: Work) -> dict[str, str]:
 
 
 PARTS = ("training_loss", "training_error", "validation_loss", "validation_error")
+HEAD = ("arch", "kind", "repeat", "accuracy", "test_loss", "seconds")
+UNREADABLE = (OSError, ValueError, csv.Error)  # of `lines_of`
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a table that is there; none where it is not."""
+def columns(epochs: int) -> list[str]:
+    """What every table of trainings of so many epochs has; older ones have no more."""
+    return [*HEAD, *(f"{part}_{epoch}" for epoch in range(1, epochs + 1) for part in PARTS)]
+
+
+def check_columns(there: Iterable[str], needed: Iterable[str]) -> None:
+    """Raise ValueError that names the first column that is missing."""
+    if missing := [name for name in needed if name not in there]:
+        raise ValueError(f"it has no column {missing[0]}")
+
+
+def lines_of(file: str | Path, needed: Iterable[str]) -> list[dict[str, Any]]:
+    """The lines of a table with the columns `needed`, among which are arch and repeat.
+
+    UNREADABLE that says why, without the file's name, where it is none, or damaged.
+    """
+    with open(file, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        check_columns(reader.fieldnames or (), needed)
+        rows = []
+        for row in reader:
+            try:
+                if None in row or None in row.values():
+                    raise ValueError("more or fewer fields than in the first line")
+                prior.choices_of(row["arch"])
+                if int(row["repeat"]) < 0:
+                    raise ValueError(f"repeat {row['repeat']} is below 0")
+            except ValueError as error:
+                raise ValueError(f"line {reader.line_num}: {error}") from None
+            rows.append(row)
+    if not rows:
+        raise ValueError("it has no lines")
+    return rows
+
+
+def read(file: Path, maker: str, needed: Iterable[str]) -> list[dict[str, Any]]:
+    """The lines of a table of the script `maker`; none where it is not there. ValueError that names the file
+    where it is damaged.
+    """
     if not file.is_file():
         return []
-    with open(file, newline="") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        return lines_of(file, needed)
+    except UNREADABLE as error:
+        raise ValueError(f"{file}: no table of {maker} ({error})") from None
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """What a settings file holds, "settings" among it. ValueError that names the file where it is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(found, dict) and isinstance(found.get("settings"), dict)):
+            raise ValueError("it has no settings")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: no settings file of a benchmark ({error})") from None
+    return found
 
 
 def as_text(rows: list[dict[str, Any]]) -> str:
@@ -269,7 +321,7 @@ def open_folder(config: Config) -> Path:
     settings = {name: value for name, value in asdict(config).items() if name not in EXTENDS}
     file = folder / SETTINGS
     if file.is_file():
-        there = json.loads(file.read_text())["settings"]
+        there = kept(file)["settings"]
         differing = [f"--{name} {there.get(name)}" for name in settings if there.get(name) != settings[name]]
         if differing:
             others = ", ".join(differing)
@@ -283,7 +335,7 @@ def open_folder(config: Config) -> Path:
 
 def main(config: Config) -> None:
     folder = open_folder(config)
-    rows = read(folder / TABLE)
+    rows = read(folder / TABLE, "image_table.py", columns(config.epochs))
     if any("parameters" not in row for row in rows):  # of a table begun before these were written
         prepare(config)
         for row in tqdm(rows, unit="cell"):

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 import evidence
 import image_table
 import torch
-from image_table import TABLE, arch, as_text, cell_of, read
+from estimates import OF_SETS
+from image_table import HEAD, TABLE, arch, as_text, cell_of, kept, read
 
 from common.flags import check_range, parse, run_script
 from encoding import CellSpace
@@ -115,8 +116,8 @@ class Networks(image_table.Config):
 
 def known_cells(config: Config) -> list[AnyGenotype]:
     """The first random cells of the table. ValueError where there are not so many."""
-    rows = [row for row in read(Path(config.table) / TABLE) if row["kind"] == "random"]
-    names = list(dict.fromkeys(row["arch"] for row in rows))
+    rows = read(Path(config.table) / TABLE, "image_table.py", HEAD)
+    names = list(dict.fromkeys(row["arch"] for row in rows if row["kind"] == "random"))
     if len(names) < config.cells:
         raise ValueError(f"--cells {config.cells}: {config.table} has {len(names)} random cells")
     return [cell_of(name) for name in names[: config.cells]]
@@ -124,13 +125,12 @@ def known_cells(config: Config) -> list[AnyGenotype]:
 
 def networks_of(config: Config) -> Networks:
     """The settings of the table. ValueError where the folder holds none."""
-    file = Path(config.table) / image_table.SETTINGS
     try:
-        settings = json.loads(file.read_text())["settings"]
+        settings = kept(Path(config.table) / image_table.SETTINGS)["settings"]
         networks = Networks(out=config.out, data=config.data, **settings)
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        networks.check()
+    except (ValueError, TypeError) as error:  # or settings that have no such name, or are no number
         raise ValueError(f"--table {config.table}: no table of image_table.py ({error})") from None
-    networks.check()
     return networks
 
 
@@ -220,7 +220,7 @@ def open_folder(config: Config, networks: Networks) -> Path:
     folder = Path(config.out)
     file = folder / SETTINGS
     if file.is_file():
-        if json.loads(file.read_text())["settings"] != settings:
+        if kept(file)["settings"] != settings:
             raise ValueError(f"--out {folder}: holds sets made with other settings, see {file}")
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +234,7 @@ def main(config: Config) -> None:
     networks = networks_of(config)
     cells, (task, _) = known_cells(config), load_task(networks, torch.device("cpu"))
     folder = open_folder(config, networks)
-    rows = read(folder / SETS)
+    rows = read(folder / SETS, "set_estimates.py", OF_SETS)
     done = {(row["way"], int(row["repeat"])) for row in rows}
     for repeat in range(config.repeats):
         for name in config.ways:

@@ -160,4 +160,7 @@ def choices_of(arch: str) -> Integers:
     space, choices = CellSpace(), np.array([int(choice) for choice in arch.split("-")])
     if choices.shape != (space.positions,):
         raise ValueError(f"arch has {len(choices)} choices, not {space.positions}")
-    return space.choices(space.architecture(choices))
+    try:
+        return space.choices(space.architecture(choices))
+    except IndexError:
+        raise ValueError("arch has a choice that is none of the search space") from None

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import estimates  # noqa: E402
+import image_table  # noqa: E402
 import set_estimates  # noqa: E402
 from estimates import (  # noqa: E402
     BEFORE,
@@ -29,6 +31,7 @@ from estimates import (  # noqa: E402
 )
 from fidelity import Fidelities, standardised  # noqa: E402
 
+from common.flags import parse  # noqa: E402
 from encoding import CellSpace  # noqa: E402
 
 PARTS = ("training", "validation")
@@ -78,7 +81,8 @@ def test_a_table_without_what_is_known_before_training_is_completed(table):
     folder = table.parent / "older"
     folder.mkdir()
     (folder / "settings.json").write_text((table / "settings.json").read_text())
-    rows = [{key: value for key, value in row.items() if key not in BEFORE} for row in lines(table)]
+    there = csv.DictReader((table / "trainings.csv").open())
+    rows = [{key: value for key, value in row.items() if key not in BEFORE} for row in there]
     with open(folder / "trainings.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -127,6 +131,97 @@ def test_no_table_gets_one_line(tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no table of image_table.py" in done.stderr
+
+
+def without_column(name):
+    """A mend of a table's rows, each a list of fields: the column is missing."""
+
+    def changed(rows):
+        place = rows[0].index(name)
+        return [row[:place] + row[place + 1 :] for row in rows]
+
+    return changed
+
+
+def with_field(name, value):
+    """Another value in the first training's field."""
+
+    def changed(rows):
+        place = rows[0].index(name)
+        return [rows[0], [*rows[1][:place], value, *rows[1][place + 1 :]], *rows[2:]]
+
+    return changed
+
+
+def damaged(table, changed, target):
+    rows = list(csv.reader((table / "trainings.csv").open()))
+    with open(target, "w", newline="") as stream:
+        csv.writer(stream).writerows(changed(rows))
+    return target
+
+
+DAMAGES = {
+    "accuracy": (without_column("accuracy"), "no column accuracy"),
+    "loss": (without_column("validation_loss_1"), "no column validation_loss_1"),
+    "long": (lambda rows: [rows[0], [*rows[1], "7"], *rows[2:]], "line 2: more or fewer fields"),
+    "cut": (lambda rows: [*rows[:-1], rows[-1][:5]], "line 7: more or fewer fields"),
+    "repeat": (with_field("repeat", "-1"), "line 2: repeat -1 is below 0"),
+    "arch": (with_field("arch", "-".join(["99"] * 32)), "line 2: arch has a choice"),
+    "empty": (lambda rows: rows[:1], "it has no lines"),
+}
+
+
+@pytest.mark.parametrize(("changed", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_table_is_named(table, tmp_path, changed, said):
+    file = damaged(table, changed, tmp_path / "trainings.csv")
+    with pytest.raises(ValueError, match=rf"^{file}: no table of image_table\.py \(.*{said}"):
+        estimates.read(str(file), random_only=True)
+    shutil.copy(table / "settings.json", tmp_path)
+    config = parse(image_table.Config, ["--out", str(tmp_path), *SMALL.split(), "--cells", "3"])
+    with pytest.raises(ValueError, match=rf"^{file}: no table of image_table\.py \(.*{said}"):
+        image_table.main(config)
+
+
+def test_a_table_that_tells_nothing_of_another_is_named(table, tmp_path):
+    whole, once = str(table / "trainings.csv"), tmp_path / "once.csv"
+    damaged(table, lambda rows: [rows[0], *rows[1::2]], once)
+    with pytest.raises(ValueError, match=rf"^{once}: each cell has 1 training"):
+        estimates.measure_estimates(estimates.Config(table=str(once)))
+    short = estimates.Config(table=whole, short=(str(once),), resamples=5)
+    assert "validation loss, annealed, 2" in estimates.measure_estimates(short)["estimates"]
+    uneven = damaged(table, lambda rows: rows[:3] + rows[3::2], tmp_path / "uneven.csv")
+    with pytest.raises(ValueError, match=rf"^{uneven}: 1 cells have all of the 2 repeats"):
+        estimates.measure_estimates(estimates.Config(table=str(uneven)))
+    far = damaged(table, with_field("repeat", "1000000000"), tmp_path / "far.csv")
+    with pytest.raises(ValueError, match=rf"^{far}: .*repeat 1000000000 among 6 trainings"):
+        estimates.read(str(far), random_only=True)
+    space = CellSpace()
+    other = image_table.arch(space.decode(space.sample(np.random.default_rng(7))))
+    strange = damaged(table, lambda rows: [rows[0], [other, *rows[1][1:]]], tmp_path / "strange.csv")
+    with pytest.raises(ValueError, match=rf"^--short {strange}: shares 0 cells with --table"):
+        estimates.measure_estimates(estimates.Config(table=whole, short=(str(strange),)))
+
+
+def test_cells_that_diverged_tell_nothing():
+    nothing = np.full((3, 2), math.nan)
+    assert np.isnan(quality(nothing, nothing)).all()
+    half = np.array([[math.nan, 1.0], [math.nan, 2.0]])
+    assert quality(half, -half)[0] == 1.0
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"settings": 1}', '{"settings": {', ""])
+def test_a_damaged_settings_file_is_named(table, tmp_path, text):
+    file = tmp_path / "settings.json"
+    file.write_text(text)
+    config = parse(image_table.Config, ["--out", str(tmp_path), *SMALL.split(), "--cells", "3"])
+    with pytest.raises(ValueError, match=rf"^{file}: no settings file of a benchmark"):
+        image_table.main(config)
+    with pytest.raises(ValueError, match=rf"^--table {tmp_path}: no table of image_table\.py"):
+        set_estimates.main(set_estimates.Config(table=str(tmp_path), out=str(tmp_path / "sets"), cells=3))
+    file = file.rename(tmp_path / "sets_settings.json")
+    with pytest.raises(ValueError, match=rf"^{file}: no settings file of a benchmark"):
+        set_estimates.main(set_estimates.Config(table=str(table), out=str(tmp_path), cells=3))
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_an_estimate_is_held_against_trainings_that_it_did_not_see():
@@ -223,6 +318,11 @@ def test_weight_sets_judge_the_cells_of_a_table_and_go_on(table, tmp_path):
         set_estimates.main(dataclasses.replace(whole, rate=0.5))
     with pytest.raises(ValueError, match="3 random cells"):
         set_estimates.main(dataclasses.replace(whole, cells=4))
+    file.write_text(file.read_text().replace("way,", "how,", 1))
+    with pytest.raises(ValueError, match=rf"^{file}: no table of set_estimates\.py \(it has no column way"):
+        set_estimates.main(whole)
+    with pytest.raises(ValueError, match=rf"^--sets {file}: no table of set_estimates\.py"):
+        estimates.measure_estimates(asked)
 
 
 @pytest.mark.parametrize(
