@@ -47,7 +47,7 @@ from images import sets
 from model import count
 from pair_predictor import PairPredictor
 from search import prior
-from search.candidates import Task, load_task
+from search.candidates import Task, check_batch_size, load_task
 from training import loop
 from training.evaluation import evaluate
 from training.precision import grad_scaler
@@ -124,6 +124,7 @@ class Config:
         check_range(self, "cells repeats processes epochs init_channels layers", 1)
         check_range(self, "batch_size test_images", 2)
         check_range(self, "images", 4)
+        check_range(self, "image_size", 8, 1024)
         check_range(self, "seed", 0, 2**63 - 1)
         check_range(self, "learning_rate grad_clip", 0, 1e38, open_low=True)
         check_range(self, "momentum weight_decay", 0, 1)
@@ -315,32 +316,33 @@ def as_text(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def open_folder(config: Config) -> Path:
-    """The table's folder, new or with the same settings. ValueError where it holds another table."""
+def open_folder(config: Config) -> tuple[Path, list[dict[str, Any]]]:
+    """The table's folder, new or with the same settings, and its lines. ValueError where it holds another
+    table, or where the images cannot be what the flags say; nothing is written then.
+    """
     folder = Path(config.out)
     settings = {name: value for name, value in asdict(config).items() if name not in EXTENDS}
     file = folder / SETTINGS
-    if file.is_file():
+    begun = file.is_file()
+    if begun:
         there = kept(file)["settings"]
         differing = [f"--{name} {there.get(name)}" for name in settings if there.get(name) != settings[name]]
         if differing:
             others = ", ".join(differing)
             raise ValueError(f"--out {folder}: holds a table made with other settings: {others}")
-    else:
+    rows = read(folder / TABLE, "image_table.py", columns(config.epochs))
+    # Here, as a process that trains could only break the pool. The images are not kept: this one needs none.
+    task, _ = load_task(config, torch.device("cpu"))
+    if not begun:
+        check_batch_size(task)  # what earlier versions began goes on
         folder.mkdir(parents=True, exist_ok=True)
         origin = evidence.provenance(asdict(config))
         write_atomically(file, json.dumps({"settings": settings} | origin, indent=1) + "\n")
-    return folder
+    return folder, rows
 
 
 def main(config: Config) -> None:
-    folder = open_folder(config)
-    rows = read(folder / TABLE, "image_table.py", columns(config.epochs))
-    if any("parameters" not in row for row in rows):  # of a table begun before these were written
-        prepare(config)
-        for row in tqdm(rows, unit="cell"):
-            row |= before_training(Work(row["kind"], int(row["repeat"]), cell_of(row["arch"])))
-        write_atomically(folder / TABLE, as_text(rows))
+    folder, rows = open_folder(config)
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with (
@@ -363,6 +365,11 @@ def main(config: Config) -> None:
                 write_atomically(folder / TABLE, as_text(rows))
                 bar.update()
 
+        if any("parameters" not in row for row in rows):  # of a table begun before these were written
+            works = [Work(row["kind"], int(row["repeat"]), cell_of(row["arch"])) for row in rows]
+            for row, found in zip(rows, pool.map(before_training, works), strict=True):
+                row |= found
+            write_atomically(folder / TABLE, as_text(rows))
         train_all(cells(config))
         for number in range(0, config.chosen, ROUND):
             there = list(dict.fromkeys(row["arch"] for row in rows if row["kind"] == CHOSEN))

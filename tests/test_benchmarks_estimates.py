@@ -112,6 +112,24 @@ def test_another_table_in_the_folder_is_refused(table):
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("--images 999999", "--images 999999: the training images are only"),
+        ("--image_size -3", "--image_size -3: must be at least 8, at most 1024"),
+        ("--train_portion 7", "--train_portion 7.0: allowed are numbers between 0 and 1"),
+        ("--set folder --data /nonexist", "/nonexist"),
+        ("--batch_size 31", "--batch_size 31: 30 images train; give --batch_size 30 or less"),
+    ],
+)
+def test_images_that_cannot_be_get_one_line_and_leave_no_folder(tmp_path, wrong, said):
+    done = run("image_table", "--out", tmp_path / "table", *SMALL.split(), *wrong.split())
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_estimates_of_a_table(table, tmp_path):
     done = run(
         "estimates", "--table", table / "trainings.csv", "--short", table / "trainings.csv",
