@@ -307,6 +307,12 @@ def kept(file: Path) -> dict[str, Any]:
     return found
 
 
+def check_images(file: Path, task: Task) -> None:
+    """Raise ValueError where a settings file tells of other images; older ones tell of none."""
+    if kept(file).get("images", task.fingerprint) != task.fingerprint:
+        raise ValueError(f"--data {task.config.data}: holds other images than those of {file}")
+
+
 def as_text(rows: list[dict[str, Any]]) -> str:
     """The lines as a CSV file."""
     text = io.StringIO()
@@ -333,11 +339,14 @@ def open_folder(config: Config) -> tuple[Path, list[dict[str, Any]]]:
     rows = read(folder / TABLE, "image_table.py", columns(config.epochs))
     # Here, as a process that trains could only break the pool. The images are not kept: this one needs none.
     task, _ = load_task(config, torch.device("cpu"))
-    if not begun:
+    if begun:
+        check_images(file, task)
+    else:
         check_batch_size(task)  # what earlier versions began goes on
         folder.mkdir(parents=True, exist_ok=True)
         origin = evidence.provenance(asdict(config))
-        write_atomically(file, json.dumps({"settings": settings} | origin, indent=1) + "\n")
+        identity = {"settings": settings, "images": task.fingerprint}
+        write_atomically(file, json.dumps(identity | origin, indent=1) + "\n")
     return folder, rows
 
 

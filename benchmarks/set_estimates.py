@@ -28,7 +28,7 @@ import evidence
 import image_table
 import torch
 from estimates import OF_SETS
-from image_table import HEAD, TABLE, arch, as_text, cell_of, kept, read
+from image_table import HEAD, TABLE, arch, as_text, cell_of, check_images, kept, read
 
 from common.flags import check_range, parse, run_script
 from encoding import CellSpace
@@ -213,19 +213,28 @@ class TrainedSet:
         return {name: f"{value:.6g}" if math.isfinite(value) else "" for name, value in row.items()}
 
 
-def open_folder(config: Config, networks: Networks) -> Path:
-    """The folder of the sets, new or with the same settings. ValueError where it holds others."""
+def open_folder(config: Config, networks: Networks, task: Task) -> Path:
+    """The folder of the sets, new or with the same settings, networks and images. ValueError where it holds
+    others; what earlier versions wrote tells of neither networks nor images, and goes on.
+    """
     changing = ("out", "table", "data", "ways", "repeats")
     settings = {name: value for name, value in asdict(config).items() if name not in changing}
+    # The table as such: its folder may have moved, and it may have more cells and repeats by now.
+    table = {name: value for name, value in asdict(networks).items() if name not in image_table.EXTENDS}
     folder = Path(config.out)
     file = folder / SETTINGS
     if file.is_file():
-        if kept(file)["settings"] != settings:
+        there = kept(file)
+        if there["settings"] != settings:
             raise ValueError(f"--out {folder}: holds sets made with other settings, see {file}")
+        if there.get("networks", table) != table:
+            raise ValueError(f"--table {config.table}: has other networks than the sets of {file}")
+        check_images(file, task)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     origin = evidence.provenance(asdict(config) | {"networks": asdict(networks)})
-    write_atomically(file, json.dumps({"settings": settings} | origin, indent=1) + "\n")
+    identity = {"settings": settings, "networks": table, "images": task.fingerprint}
+    write_atomically(file, json.dumps(identity | origin, indent=1) + "\n")
     return folder
 
 
@@ -233,7 +242,8 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)  # on which the bits of a result depend
     networks = networks_of(config)
     cells, (task, _) = known_cells(config), load_task(networks, torch.device("cpu"))
-    folder = open_folder(config, networks)
+    check_images(Path(config.table) / image_table.SETTINGS, task)
+    folder = open_folder(config, networks, task)
     rows = read(folder / SETS, "set_estimates.py", OF_SETS)
     done = {(row["way"], int(row["repeat"])) for row in rows}
     for repeat in range(config.repeats):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -128,6 +129,48 @@ def test_images_that_cannot_be_get_one_line_and_leave_no_folder(tmp_path, wrong,
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def copy_with(folder, target, changed, name="settings.json"):
+    """A folder's settings file, changed, in a copy of the folder."""
+    shutil.copytree(folder, target)
+    kept = json.loads((target / name).read_text())
+    changed(kept)
+    (target / name).write_text(json.dumps(kept))
+    return target
+
+
+def test_a_table_goes_on_with_its_own_images_only(table, tmp_path):
+    other = copy_with(table, tmp_path / "other", lambda kept: kept.update(images="others"))
+    older = copy_with(table, tmp_path / "older", lambda kept: kept.pop("images"))
+    words = [*SMALL.split(), "--cells", "3", "--data", "elsewhere"]
+    with pytest.raises(ValueError, match=rf"^--data elsewhere: holds other images than those of {other}/set"):
+        image_table.open_folder(parse(image_table.Config, ["--out", str(other), *words]))
+    for folder in (older, table):  # the same images lie somewhere else
+        assert len(image_table.open_folder(parse(image_table.Config, ["--out", str(folder), *words]))[1]) == 6
+    config = set_estimates.Config(table=str(other), out=str(tmp_path / "sets"), cells=3)
+    with pytest.raises(ValueError, match=rf"^--data data: holds other images than those of {other}/set"):
+        set_estimates.main(config)
+    assert not (tmp_path / "sets").exists()
+
+
+def test_sets_go_on_with_their_own_table_only(table, tmp_path):
+    def opened(table, out):
+        config = set_estimates.Config(table=str(table), out=str(out), cells=3)
+        networks = set_estimates.networks_of(config)
+        task, _ = set_estimates.load_task(networks, torch.device("cpu"))
+        return set_estimates.open_folder(config, networks, task)
+
+    sets, name = opened(table, tmp_path / "sets"), set_estimates.SETTINGS
+    wider = copy_with(table, tmp_path / "wider", lambda kept: kept["settings"].update(init_channels=4))
+    with pytest.raises(ValueError, match=rf"^--table {wider}: has other networks than the sets of {sets}"):
+        opened(wider, sets)
+    assert opened(shutil.copytree(table, tmp_path / "moved"), sets) == sets
+    other = copy_with(sets, tmp_path / "other", lambda kept: kept.update(images="others"), name)
+    with pytest.raises(ValueError, match=rf"^--data data: holds other images than those of {other}/sets_"):
+        opened(table, other)
+    older = copy_with(sets, tmp_path / "older", lambda kept: [kept.pop("images"), kept.pop("networks")], name)
+    assert opened(wider, older) == older
 
 
 def test_estimates_of_a_table(table, tmp_path):
