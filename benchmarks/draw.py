@@ -255,7 +255,9 @@ def draw(records: list[tuple[str, Record]], format: str) -> bytes:
     style |= {"axes.grid": True, "grid.alpha": 0.2, "axes.axisbelow": True, "legend.frameon": False}
     with matplotlib.rc_context(style):
         wide = kind in ("estimates", "training") and len(panels) == 1
-        size = ((7.5 if wide else 4.4) * len(panels) + (0 if wide or len(panels) > 1 else 1.5), 4.3)
+        named = max(len(record["searches"]) for _, record in records) if kind == "images" else 0
+        width = 7.5 if wide else max(4.4, 0.65 * named)  # names stand beside each other
+        size = (width * len(panels) + (0 if wide or len(panels) > 1 else 1.5), 4.3)
         figure = Figure(figsize=size, layout="constrained")
         for axes, (title, group) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True

@@ -351,7 +351,7 @@ RIVALS = ("random_same_estimate", "halving", "local", "slow_fast", "random")
 
 
 def test_searches_on_images() -> None:
-    names = ("ours", *RIVALS, "largest", "chance")
+    names = ("ours", *RIVALS, "largest", "prior_only", "chance")
     sets, readme = ("cifar10_jpeg", "fashion_mnist"), " ".join(README.read_text().split())
     found = [record(f"2026-11-26-search-on-images/{name}.json")["strategies"] for name in sets]
     for name, (_, *printed) in zip(names, rows_of(RESULTS, "## On real images"), strict=True):
