@@ -11,9 +11,8 @@ First comes what there is to gain: the spread between cells with the noise of a 
 the best of so many cells would have above the mean. With `--predictor` the search's predictor learns from an
 estimate of the cells, too: "seen" is its posterior of cells whose estimate it knows, "unseen" that of cells
 whose estimate it does not (ten folds); and its kernel, with the epoch as an input, from the first epochs of
-all cells and the ends of some (fidelity.py). With `--sets`, of set_estimates.py, also
-what weight sets say, once more with what age and trained share explain of it taken out, and within thirds of
-the cells by age.
+all cells and the ends of some (fidelity.py). With `--sets`, of set_estimates.py, also what weight sets say,
+once more with what age and trained share explain of it taken out, and within thirds of the cells by age.
 """
 
 from __future__ import annotations

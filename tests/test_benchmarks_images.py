@@ -180,6 +180,16 @@ def test_what_a_strategy_lacks_is_said_before_another_one_trains(strategies, mes
     assert not (tmp_path / "out").exists()
 
 
+def test_all_processes_check_strategies_in_one_order(tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(search_on_images, "check_baseline", lambda name, run: checked.append(name))
+    monkeypatch.setattr(search_on_images, "open_search", lambda settings, path, device: (None, None))
+    asked = ["prior_only", "ours", "largest", "local", "chance", "halving"]
+    flags = [*SMALL.split(), "--budget", "8", "--strategies", *asked]
+    search_on_images.check_strategies(parse(Config, ["--out", str(tmp_path), *flags]), torch.device("cpu"))
+    assert checked == ["prior_only", "largest", "local", "halving"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
